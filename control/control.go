@@ -1,0 +1,79 @@
+// Package control is the runtime for controllers. A controller is one pure
+// Plan in a folder of its own; the runtime wakes it, carries out its actions
+// through the API verbs, and never plans an object again before the snapshot
+// contains the last write made for it.
+//
+// Delivery: at least once per change that wakes an object, coalesced; one object
+// is never planned twice at once; a conflict or any error plans again, after a
+// back-off of 5 ms doubling to 30 s (no back-off for conflicts on the first try).
+package control
+
+import (
+	"time"
+
+	"proa.dev/act"
+	"proa.dev/kind"
+	"proa.dev/view"
+)
+
+// Plan decides for one object from one snapshot. ref may be gone: then it
+// decides what that means (usually nothing). wake says when to plan again even if
+// nothing changes; zero: never.
+type Plan func(s view.Snapshot, ref view.Ref, now time.Time) (actions act.List, wake time.Time)
+
+// Part is one controller's registration.
+type Part struct {
+	Name string
+	// Kind that is planned for: a change of such an object wakes it.
+	Kind *kind.Kind
+	// Wakes: a change of an object of these kinds wakes the refs returned. Both
+	// states are looked at (old and new).
+	Wakes []Wake
+	Plan  Plan
+	// Writes is what actions may touch; anything else is refused with the rule's
+	// name. "pods" creation and deletion, "replicasets.apps/status", ...
+	Writes []Write
+}
+
+// Wake maps a changed object of Kind to the refs of the part's kind.
+type Wake struct {
+	Kind *kind.Kind
+	To   func(s view.Snapshot, changed kind.Object) []view.Ref
+}
+
+// Write declares one right of a part: verbs (create, update, delete, patch,
+// bind, evict, event) on a kind, through the main door or a subresource.
+type Write struct {
+	Kind  *kind.Kind
+	Sub   string
+	Verbs []string
+}
+
+// ToOwner wakes the controller owner of a changed object when it is of kind k.
+func ToOwner(k *kind.Kind) func(view.Snapshot, kind.Object) []view.Ref {
+	return func(_ view.Snapshot, o kind.Object) []view.Ref {
+		var refs []view.Ref
+		for _, r := range o.GetOwnerReferences() {
+			if r.Controller != nil && *r.Controller && r.Kind == k.Kind && groupOf(r.APIVersion) == k.Group {
+				refs = append(refs, view.Ref{Kind: k, Namespace: nsOf(k, o), Name: r.Name})
+			}
+		}
+		return refs
+	}
+}
+
+func nsOf(k *kind.Kind, o kind.Object) string {
+	if k.Scope == kind.Cluster {
+		return ""
+	}
+	return o.GetNamespace()
+}
+
+func groupOf(apiVersion string) string {
+	for i := 0; i < len(apiVersion); i++ {
+		if apiVersion[i] == '/' {
+			return apiVersion[:i]
+		}
+	}
+	return ""
+}

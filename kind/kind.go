@@ -1,0 +1,228 @@
+// Package kind is the table of kinds: one row each. Routes, discovery, OpenAPI,
+// tables, storage keys, RBAC resources and golden tests are derived from rows;
+// nothing else in the house lists kinds.
+//
+// A kind's struct is upstream's published one (k8s.io/api), exactly as served.
+package kind
+
+import (
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// Object is an API object. Once stored or in a snapshot nobody changes it;
+// whoever wants another one makes a DeepCopyObject first.
+type Object interface {
+	runtime.Object
+	metav1.Object
+}
+
+// Scope says whether objects live in a namespace.
+type Scope uint8
+
+// The two scopes.
+const (
+	Namespaced Scope = iota
+	Cluster
+)
+
+// Kind is one row. Functions may be nil: then nothing happens. They get objects
+// of the row's own type, never nil, and may change only the object named new
+// or obj. Rows are built with Row, which erases the type.
+type Kind struct {
+	Group, Version, Kind string
+	Plural, Singular     string
+	ShortNames           []string
+	Categories           []string
+	Scope                Scope
+
+	New     func() Object
+	NewList func() runtime.Object
+
+	// Verbs are the verbs served; nil means the eight usual ones.
+	Verbs []string
+
+	// Default makes the record complete on arrival and on reading from the store.
+	Default func(obj Object)
+	// PrepareCreate resets what a client may not set on create (status) and
+	// normalises; it runs after Default and before Validate.
+	PrepareCreate func(obj Object)
+	// PrepareUpdate keeps what the main door may not change (status) and raises
+	// metadata.generation when the spec changed.
+	PrepareUpdate func(new, old Object)
+	// Validate returns all problems of a new object; ValidateUpdate those of a
+	// change, including everything Validate would say where upstream does so.
+	Validate       func(obj Object) field.ErrorList
+	ValidateUpdate func(new, old Object) field.ErrorList
+	// Warnings are sent as Warning headers on create (old nil) and update.
+	Warnings func(new, old Object) []string
+
+	// Status is the door of the status subresource; nil if there is none.
+	Status *Door
+	// Scale maps to autoscaling/v1 Scale; nil if there is none.
+	Scale *Scale
+	// Subresources besides status and scale, for routes and discovery.
+	Subresources []Subresource
+
+	// Selectable fields besides metadata.name and metadata.namespace.
+	Selectable map[string]func(obj Object) string
+
+	// Columns of the printed table; Cells gives one row's values in their order.
+	Columns []Column
+	Cells   func(obj Object, now time.Time) []any
+
+	// Grace returns the grace period in seconds for a delete, or nil when the
+	// object is to go at once. Only Pod has one.
+	Grace func(obj Object, asked *int64) *int64
+
+	// AllowCreateOnUpdate: PUT of an absent name creates it.
+	AllowCreateOnUpdate bool
+	// UnconditionalUpdate: PUT without a resourceVersion overwrites.
+	UnconditionalUpdate bool
+
+	// Prefix of the storage keys below /registry/, as upstream's ("pods",
+	// "services/specs", "events").
+	Prefix string
+	// Buffered kinds may lose their last second in a crash (events, leases).
+	Buffered bool
+	// TTL after which the object goes by itself; zero: never. Events: one hour.
+	TTL time.Duration
+
+	// Stored is the row that this one is stored as, when it is a second version or
+	// a twin (events.k8s.io Event, HPA v1), with the pair of functions. Nil: itself.
+	Stored     *Kind
+	ToStored   func(obj Object) (Object, error)
+	FromStored func(obj Object) (Object, error)
+
+	// Virtual kinds are never stored: their create computes an answer
+	// (TokenReview, SubjectAccessReview) in package apiserver.
+	Virtual bool
+}
+
+// Door is a subresource that writes one part of the object.
+type Door struct {
+	// PrepareUpdate keeps everything but the door's part from old.
+	PrepareUpdate  func(new, old Object)
+	ValidateUpdate func(new, old Object) field.ErrorList
+}
+
+// Scale reads and writes the scale of an object.
+type Scale struct {
+	SpecReplicas    func(obj Object) int32
+	SetSpecReplicas func(obj Object, n int32)
+	StatusReplicas  func(obj Object) int32
+	// Selector is the serialized label selector (metav1.FormatLabelSelector).
+	Selector func(obj Object) string
+}
+
+// Subresource is a route below an object, for discovery and authorization.
+type Subresource struct {
+	Name string // "binding", "log", "exec"
+	// The kind that is exchanged; empty Group and Version mean the parent's.
+	Group, Version, Kind string
+	Verbs                []string
+}
+
+// Column heads one column of a table. Priority 0 is always shown, 1 with -o wide.
+type Column struct {
+	Name, Type, Format, Description string
+	Priority                        int32
+}
+
+// GVK, GVR and GroupResource in apimachinery's types.
+func (k *Kind) GVK() schema.GroupVersionKind {
+	return schema.GroupVersionKind{Group: k.Group, Version: k.Version, Kind: k.Kind}
+}
+func (k *Kind) GVR() schema.GroupVersionResource {
+	return schema.GroupVersionResource{Group: k.Group, Version: k.Version, Resource: k.Plural}
+}
+func (k *Kind) GroupResource() schema.GroupResource {
+	return schema.GroupResource{Group: k.Group, Resource: k.Plural}
+}
+
+// Root is the row under which objects of k are stored.
+func (k *Kind) Root() *Kind {
+	if k.Stored != nil {
+		return k.Stored
+	}
+	return k
+}
+
+// String is the plural with its group: "deployments.apps", "pods".
+func (k *Kind) String() string { return k.GroupResource().String() }
+
+// StoreKey is the key of one object; with an empty name, the prefix of all of a
+// namespace; with both empty, the prefix of the kind. Layout as upstream's:
+// /registry/<prefix>/[<namespace>/]<name>.
+func (k *Kind) StoreKey(namespace, name string) string {
+	var b strings.Builder
+	b.WriteString("/registry/")
+	b.WriteString(k.Root().Prefix)
+	b.WriteByte('/')
+	if k.Scope == Namespaced && namespace != "" {
+		b.WriteString(namespace)
+		b.WriteByte('/')
+	}
+	b.WriteString(name)
+	return b.String()
+}
+
+// Table is an immutable set of rows.
+type Table struct {
+	rows     []*Kind
+	byGVR    map[schema.GroupVersionResource]*Kind
+	byGVK    map[schema.GroupVersionKind]*Kind
+	byPrefix map[string]*Kind
+}
+
+// NewTable indexes rows; two rows with one route are a programming error.
+func NewTable(rows ...*Kind) *Table {
+	t := &Table{rows: rows, byGVR: map[schema.GroupVersionResource]*Kind{}, byGVK: map[schema.GroupVersionKind]*Kind{}, byPrefix: map[string]*Kind{}}
+	for _, k := range rows {
+		if t.byGVR[k.GVR()] != nil {
+			panic("kind: two rows for " + k.GVR().String())
+		}
+		t.byGVR[k.GVR()], t.byGVK[k.GVK()] = k, k
+		if k.Stored == nil && !k.Virtual {
+			t.byPrefix[k.Prefix] = k
+		}
+	}
+	return t
+}
+
+// Rows in the order in which groups are to be shown in discovery.
+func (t *Table) Rows() []*Kind { return t.rows }
+
+// ByResource and ByKind look a row up; nil when the kind is not served.
+func (t *Table) ByResource(gvr schema.GroupVersionResource) *Kind { return t.byGVR[gvr] }
+func (t *Table) ByKind(gvk schema.GroupVersionKind) *Kind         { return t.byGVK[gvk] }
+
+// ByStoreKey finds the stored row of a key, and the object's namespace and name.
+func (t *Table) ByStoreKey(key string) (k *Kind, namespace, name string) {
+	rest, ok := strings.CutPrefix(key, "/registry/")
+	if !ok {
+		return nil, "", ""
+	}
+	for i := 0; i < len(rest); i++ {
+		if rest[i] != '/' {
+			continue
+		}
+		if k := t.byPrefix[rest[:i]]; k != nil {
+			tail := rest[i+1:]
+			if k.Scope == Namespaced {
+				ns, name, ok := strings.Cut(tail, "/")
+				if !ok {
+					return nil, "", ""
+				}
+				return k, ns, name
+			}
+			return k, "", tail
+		}
+	}
+	return nil, "", ""
+}
