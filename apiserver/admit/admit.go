@@ -1,0 +1,64 @@
+// Package admit is the chain of admission plugins between authorization and the
+// store: first every Mutate in order, then validation of the kind, then every
+// Validate in order, quota last.
+package admit
+
+import (
+	"context"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"proa.dev/apiserver/auth"
+	"proa.dev/kind"
+	"proa.dev/view"
+)
+
+// Operation of a request.
+type Operation string
+
+// The operations, named as in admission.k8s.io/v1.
+const (
+	Create  Operation = "CREATE"
+	Update  Operation = "UPDATE"
+	Delete  Operation = "DELETE"
+	Connect Operation = "CONNECT"
+)
+
+// Request is one write on its way to the store.
+type Request struct {
+	Kind            *kind.Kind
+	Sub             string // subresource; "" for the main door
+	Operation       Operation
+	User            auth.User
+	Namespace, Name string
+	// Object is the new state, nil on Delete; a plugin's Mutate may change it. On a
+	// connect or a create below an object (binding, eviction) it is nil and Body
+	// holds what was sent.
+	Object kind.Object
+	Old    kind.Object // nil on Create
+	Body   runtime.Object
+	DryRun bool
+	Delete *metav1.DeleteOptions
+	// Now is the server's time of the request; Snapshot the newest state.
+	Now      time.Time
+	Snapshot view.Snapshot
+	// Warn adds a Warning header to the answer.
+	Warn func(message string)
+}
+
+// Plugin is one admission step. Nil functions are skipped. Errors are
+// apimachinery StatusErrors; any other error becomes 403 Forbidden with the
+// plugin's name.
+type Plugin struct {
+	Name     string
+	Mutate   func(ctx context.Context, r *Request) error
+	Validate func(ctx context.Context, r *Request) error
+	// Release is called when a request that passed Validate did not reach the store
+	// (a conflict, a full disk): quota gives back what it reserved.
+	Release func(r *Request)
+}
+
+// Chain of plugins in order.
+type Chain []Plugin
