@@ -41,8 +41,8 @@ type Wake struct {
 	To   func(s view.Snapshot, changed kind.Object) []view.Ref
 }
 
-// Write declares one right of a part: verbs (create, update, delete, patch,
-// bind, evict, event) on a kind, through the main door or a subresource.
+// Write declares one right of a part: verbs (create, update, delete, patch, bind,
+// evict) on a kind (nil: every kind), through the main door or a subresource.
 type Write struct {
 	Kind  *kind.Kind
 	Sub   string
