@@ -1,0 +1,23 @@
+package kind
+
+import (
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
+)
+
+var FlowSchema = define[flowcontrolv1.FlowSchemaList](Row[*flowcontrolv1.FlowSchema]{
+	Names: Names{
+		Group: "flowcontrol.apiserver.k8s.io", Version: "v1", Kind: "FlowSchema", Plural: "flowschemas",
+		Scope:  Cluster,
+		Prefix: "flowschemas",
+	},
+	Status: &DoorOf[*flowcontrolv1.FlowSchema]{},
+})
+
+var PriorityLevelConfiguration = define[flowcontrolv1.PriorityLevelConfigurationList](Row[*flowcontrolv1.PriorityLevelConfiguration]{
+	Names: Names{
+		Group: "flowcontrol.apiserver.k8s.io", Version: "v1", Kind: "PriorityLevelConfiguration", Plural: "prioritylevelconfigurations",
+		Scope:  Cluster,
+		Prefix: "prioritylevelconfigurations",
+	},
+	Status: &DoorOf[*flowcontrolv1.PriorityLevelConfiguration]{},
+})

@@ -1,0 +1,14 @@
+package kind
+
+import (
+	storagemigrationv1 "k8s.io/api/storagemigration/v1"
+)
+
+var StorageVersionMigration = define[storagemigrationv1.StorageVersionMigrationList](Row[*storagemigrationv1.StorageVersionMigration]{
+	Names: Names{
+		Group: "storagemigration.k8s.io", Version: "v1", Kind: "StorageVersionMigration", Plural: "storageversionmigrations",
+		Scope:  Cluster,
+		Prefix: "storageversionmigrations",
+	},
+	Status: &DoorOf[*storagemigrationv1.StorageVersionMigration]{},
+})

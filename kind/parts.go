@@ -1,0 +1,45 @@
+package kind
+
+// All is the table of the kinds that are served, in the order in which upstream
+// shows their groups in discovery. A row that is declared but not in this list
+// lacks its defaults or its validation and is not served (see declared).
+var All = NewTable(
+	// core
+	Binding, ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, Pod, PodTemplate,
+	ReplicationController, ResourceQuota, Secret, ServiceAccount, Service,
+	// apps
+	ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
+	// events.k8s.io
+	EventsEvent,
+	// authentication.k8s.io, authorization.k8s.io
+	SelfSubjectReview, TokenReview,
+	LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview,
+	// batch
+	Job,
+	// certificates.k8s.io
+	CertificateSigningRequest,
+	// rbac.authorization.k8s.io
+	ClusterRoleBinding, ClusterRole, RoleBinding, Role,
+	// scheduling.k8s.io
+	PriorityClass,
+	// coordination.k8s.io
+	Lease,
+	// discovery.k8s.io
+	EndpointSlice,
+)
+
+// declared are the rows that have names only; each moves to All when its
+// defaults, validation, columns and golden object are there.
+var declared = []*Kind{
+	ComponentStatus, PersistentVolumeClaim, PersistentVolume,
+	HorizontalPodAutoscaler, HorizontalPodAutoscalerV1, CronJob,
+	ClusterTrustBundle, PodCertificateRequest,
+	IngressClass, Ingress, IPAddress, NetworkPolicy, ServiceCIDR,
+	PodDisruptionBudget,
+	CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttributesClass,
+	MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, MutatingWebhookConfiguration,
+	ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration,
+	RuntimeClass, FlowSchema, PriorityLevelConfiguration,
+	DeviceClass, DeviceTaintRule, ResourceClaim, ResourceClaimTemplate, ResourceSlice,
+	StorageVersionMigration,
+}

@@ -1,0 +1,165 @@
+package kind
+
+import (
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// Names are the words of a row: how the kind is called, where it lives and
+// under which prefix it is stored.
+type Names struct {
+	Group, Version, Kind string
+	Plural, Singular     string // Singular defaults to the kind in lower case
+	ShortNames           []string
+	Categories           []string
+	Scope                Scope
+	Prefix               string
+}
+
+// Row is a Kind as its file writes it: with functions over the kind's own type.
+// The fields mean what they mean in Kind.
+type Row[P Object] struct {
+	Names
+	Verbs                                    []string
+	Virtual, Buffered                        bool
+	AllowCreateOnUpdate, UnconditionalUpdate bool
+	TTL                                      time.Duration
+	Default                                  func(obj P)
+	PrepareCreate                            func(obj P)
+	PrepareUpdate                            func(new, old P)
+	Validate                                 func(obj P) field.ErrorList
+	ValidateUpdate                           func(new, old P) field.ErrorList
+	Warnings                                 func(new, old P) []string
+	Status                                   *DoorOf[P]
+	Scale                                    *ScaleOf[P]
+	Subresources                             []Subresource
+	Selectable                               map[string]func(obj P) string
+	Columns                                  []Column
+	Cells                                    func(obj P, now time.Time) []any
+	Grace                                    func(obj P, asked *int64) *int64
+	Stored                                   *Kind
+	ToStored                                 func(obj P) (Object, error)
+	FromStored                               func(obj Object) (P, error)
+}
+
+// DoorOf is a Door over the kind's own type.
+type DoorOf[P Object] struct {
+	PrepareUpdate  func(new, old P)
+	ValidateUpdate func(new, old P) field.ErrorList
+}
+
+// ScaleOf is a Scale over the kind's own type.
+type ScaleOf[P Object] struct {
+	SpecReplicas    func(obj P) int32
+	SetSpecReplicas func(obj P, n int32)
+	StatusReplicas  func(obj P) int32
+	Selector        func(obj P) string
+}
+
+// pointer is an object type's pointer, which carries the methods.
+type pointer[T any] interface {
+	*T
+	Object
+}
+
+type listPointer[L any] interface {
+	*L
+	runtime.Object
+}
+
+// define erases the type of a stored kind's row. Only L, the list type, has to
+// be named.
+func define[L any, T any, P pointer[T], LP listPointer[L]](r Row[P]) *Kind {
+	k := erase[T](r)
+	k.NewList = func() runtime.Object { return LP(new(L)) }
+	return k
+}
+
+// defineVirtual erases the type of a row that is never stored and has no list.
+func defineVirtual[T any, P pointer[T]](r Row[P]) *Kind {
+	r.Virtual = true
+	return erase[T](r)
+}
+
+func erase[T any, P pointer[T]](r Row[P]) *Kind {
+	k := &Kind{
+		Group: r.Group, Version: r.Version, Kind: r.Kind, Plural: r.Plural, Singular: r.Singular,
+		ShortNames: r.ShortNames, Categories: r.Categories, Scope: r.Scope, Prefix: r.Prefix,
+		New:   func() Object { return P(new(T)) },
+		Verbs: r.Verbs, Subresources: r.Subresources, Columns: r.Columns,
+		AllowCreateOnUpdate: r.AllowCreateOnUpdate, UnconditionalUpdate: r.UnconditionalUpdate,
+		Buffered: r.Buffered, TTL: r.TTL, Virtual: r.Virtual, Stored: r.Stored,
+	}
+	if k.Singular == "" {
+		k.Singular = strings.ToLower(k.Kind)
+	}
+	k.Default, k.PrepareCreate = one(r.Default), one(r.PrepareCreate)
+	k.PrepareUpdate = two(r.PrepareUpdate)
+	if f := r.Validate; f != nil {
+		k.Validate = func(obj Object) field.ErrorList { return f(obj.(P)) }
+	}
+	k.ValidateUpdate = check(r.ValidateUpdate)
+	if f := r.Warnings; f != nil {
+		k.Warnings = func(new, old Object) []string {
+			var was P
+			if old != nil {
+				was = old.(P)
+			}
+			return f(new.(P), was)
+		}
+	}
+	if d := r.Status; d != nil {
+		k.Status = &Door{PrepareUpdate: two(d.PrepareUpdate), ValidateUpdate: check(d.ValidateUpdate)}
+	}
+	if s := r.Scale; s != nil {
+		k.Scale = &Scale{
+			SpecReplicas:    func(obj Object) int32 { return s.SpecReplicas(obj.(P)) },
+			SetSpecReplicas: func(obj Object, n int32) { s.SetSpecReplicas(obj.(P), n) },
+			StatusReplicas:  func(obj Object) int32 { return s.StatusReplicas(obj.(P)) },
+			Selector:        func(obj Object) string { return s.Selector(obj.(P)) },
+		}
+	}
+	if len(r.Selectable) > 0 {
+		k.Selectable = make(map[string]func(Object) string, len(r.Selectable))
+		for name, f := range r.Selectable {
+			k.Selectable[name] = func(obj Object) string { return f(obj.(P)) }
+		}
+	}
+	if f := r.Cells; f != nil {
+		k.Cells = func(obj Object, now time.Time) []any { return f(obj.(P), now) }
+	}
+	if f := r.Grace; f != nil {
+		k.Grace = func(obj Object, asked *int64) *int64 { return f(obj.(P), asked) }
+	}
+	if f := r.ToStored; f != nil {
+		k.ToStored = func(obj Object) (Object, error) { return f(obj.(P)) }
+	}
+	if f := r.FromStored; f != nil {
+		k.FromStored = func(obj Object) (Object, error) { return f(obj) }
+	}
+	return k
+}
+
+func one[P Object](f func(P)) func(Object) {
+	if f == nil {
+		return nil
+	}
+	return func(obj Object) { f(obj.(P)) }
+}
+
+func two[P Object](f func(new, old P)) func(new, old Object) {
+	if f == nil {
+		return nil
+	}
+	return func(new, old Object) { f(new.(P), old.(P)) }
+}
+
+func check[P Object](f func(new, old P) field.ErrorList) func(new, old Object) field.ErrorList {
+	if f == nil {
+		return nil
+	}
+	return func(new, old Object) field.ErrorList { return f(new.(P), old.(P)) }
+}
