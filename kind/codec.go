@@ -180,6 +180,9 @@ func splitEnvelope(b []byte) (apiVersion, kind, raw []byte, err error) {
 			}
 		}
 	}
+	if raw == nil {
+		return nil, nil, nil, errEnvelope
+	}
 	return apiVersion, kind, raw, nil
 }
 

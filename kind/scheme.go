@@ -35,7 +35,7 @@ var Scheme = sync.OnceValue(func() *runtime.Scheme {
 	for gv, objects := range map[schema.GroupVersion][]runtime.Object{
 		corev1.SchemeGroupVersion: {&corev1.PodExecOptions{}, &corev1.PodAttachOptions{}, &corev1.PodPortForwardOptions{},
 			&corev1.PodProxyOptions{}, &corev1.PodLogOptions{}, &corev1.NodeProxyOptions{}, &corev1.ServiceProxyOptions{},
-			&corev1.List{}, &corev1.PodStatusResult{}, &corev1.RangeAllocation{}, &corev1.SerializedReference{}},
+			&corev1.List{}, &corev1.SerializedReference{}},
 		policyv1.SchemeGroupVersion:         {&policyv1.Eviction{}},
 		autoscalingv1.SchemeGroupVersion:    {&autoscalingv1.Scale{}},
 		authenticationv1.SchemeGroupVersion: {&authenticationv1.TokenRequest{}},
