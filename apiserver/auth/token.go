@@ -1,0 +1,314 @@
+package auth
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"proa.dev/kind"
+	"proa.dev/view"
+)
+
+// ServiceAccountTokens issues and checks bound tokens: JSON web tokens signed
+// with ES256, with the claims of KEP-1205. A token is good while its signature,
+// time, audience and the objects that it is bound to (service account, pod, node,
+// secret, by UID) are.
+type ServiceAccountTokens struct {
+	Issuer string
+	// Audiences of the API server; tokens without an audience asked for get them.
+	Audiences []string
+	Key       *ecdsa.PrivateKey
+	Now       func() time.Time
+	Snapshot  func() view.Snapshot
+	NewID     func() string // jti
+
+	mu    sync.Mutex
+	cache map[[32]byte]*claims
+}
+
+// Bounds of asked lifetimes (docs, "TokenRequest"): at least ten minutes, at most
+// 2^32 seconds; the default is an hour.
+const (
+	minTokenSeconds     = 600
+	maxTokenSeconds     = 1 << 32
+	defaultTokenSeconds = 3600
+	// leeway accepts clocks that jumped back a little.
+	leeway       = 10 * time.Second
+	maxCacheSize = 4096
+)
+
+type ref struct {
+	Name string    `json:"name"`
+	UID  types.UID `json:"uid,omitempty"`
+}
+
+type private struct {
+	Namespace      string           `json:"namespace,omitempty"`
+	ServiceAccount ref              `json:"serviceaccount,omitempty"`
+	Pod            *ref             `json:"pod,omitempty"`
+	Secret         *ref             `json:"secret,omitempty"`
+	Node           *ref             `json:"node,omitempty"`
+	WarnAfter      *jwt.NumericDate `json:"warnafter,omitempty"`
+}
+
+type claims struct {
+	jwt.Claims
+	Kubernetes private `json:"kubernetes.io"`
+}
+
+// Issue fills in tr for the account. Errors say what is wrong with the request.
+func (t *ServiceAccountTokens) Issue(sa *corev1.ServiceAccount, tr *authenticationv1.TokenRequest) error {
+	seconds := int64(defaultTokenSeconds)
+	if tr.Spec.ExpirationSeconds != nil {
+		seconds = *tr.Spec.ExpirationSeconds
+	}
+	if seconds < minTokenSeconds {
+		return fmt.Errorf("spec.expirationSeconds: Invalid value: %d: may not specify a duration less than 10 minutes", seconds)
+	}
+	if seconds > maxTokenSeconds {
+		return fmt.Errorf("spec.expirationSeconds: Invalid value: %d: may not specify a duration larger than 2^32 seconds", seconds)
+	}
+	audiences := tr.Spec.Audiences
+	if len(audiences) == 0 {
+		audiences = t.Audiences
+	}
+	now := t.Now()
+	c := claims{Claims: jwt.Claims{
+		Issuer:    t.Issuer,
+		Subject:   ServiceAccountUser + sa.Namespace + ":" + sa.Name,
+		Audience:  jwt.Audience(audiences),
+		IssuedAt:  jwt.NewNumericDate(now),
+		NotBefore: jwt.NewNumericDate(now),
+		Expiry:    jwt.NewNumericDate(now.Add(time.Duration(seconds) * time.Second)),
+		ID:        t.NewID(),
+	}, Kubernetes: private{Namespace: sa.Namespace, ServiceAccount: ref{sa.Name, sa.UID}}}
+	if b := tr.Spec.BoundObjectRef; b != nil {
+		s := t.Snapshot()
+		var k *kind.Kind
+		switch {
+		case b.Kind == "Pod" && b.APIVersion == "v1":
+			k = kind.Pod
+		case b.Kind == "Secret" && b.APIVersion == "v1":
+			k = kind.Secret
+		case b.Kind == "Node" && b.APIVersion == "v1":
+			k = kind.Node
+		default:
+			return fmt.Errorf("cannot bind token for serviceaccount to %s %s: only Pod, Secret and Node are supported", b.APIVersion, b.Kind)
+		}
+		o := s.Get(k, scoped(k, sa.Namespace), b.Name)
+		if o == nil {
+			return fmt.Errorf("%s %q not found", k.Plural, b.Name)
+		}
+		if b.UID != "" && b.UID != o.GetUID() {
+			return fmt.Errorf("the UID in the bound object reference (%s) does not match the UID in record. The object might have been deleted and then recreated", b.UID)
+		}
+		r := &ref{b.Name, o.GetUID()}
+		switch o := o.(type) {
+		case *corev1.Pod:
+			if o.Spec.ServiceAccountName != sa.Name {
+				return fmt.Errorf("cannot bind token for serviceaccount %q to pod running with different serviceaccount name", sa.Name)
+			}
+			c.Kubernetes.Pod = r
+			if o.Spec.NodeName != "" {
+				c.Kubernetes.Node = &ref{Name: o.Spec.NodeName}
+				if n := s.Get(kind.Node, "", o.Spec.NodeName); n != nil {
+					c.Kubernetes.Node.UID = n.GetUID()
+				}
+			}
+		case *corev1.Secret:
+			c.Kubernetes.Secret = r
+		case *corev1.Node:
+			c.Kubernetes.Node = r
+		}
+	}
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: t.Key, KeyID: KeyID(t.Key.Public())}}, nil)
+	if err != nil {
+		return fmt.Errorf("sign token: %w", err)
+	}
+	token, err := jwt.Signed(signer).Claims(c).Serialize()
+	if err != nil {
+		return fmt.Errorf("sign token: %w", err)
+	}
+	tr.Spec.Audiences, tr.Spec.ExpirationSeconds = audiences, &seconds
+	tr.Status = authenticationv1.TokenRequestStatus{Token: token, ExpirationTimestamp: metav1.NewTime(c.Expiry.Time())}
+	return nil
+}
+
+func scoped(k *kind.Kind, namespace string) string {
+	if k.Scope == kind.Cluster {
+		return ""
+	}
+	return namespace
+}
+
+// KeyID names a public key in token headers and the JWKS: a hash of it.
+func KeyID(pub crypto.PublicKey) string {
+	jwk := jose.JSONWebKey{Key: pub}
+	sum, err := jwk.Thumbprint(crypto.SHA256)
+	if err != nil {
+		return ""
+	}
+	return base64.RawURLEncoding.EncodeToString(sum)
+}
+
+// JWKS is the document at /openid/v1/jwks.
+func (t *ServiceAccountTokens) JWKS() ([]byte, error) {
+	pub := t.Key.Public()
+	return json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: pub, KeyID: KeyID(pub), Algorithm: string(jose.ES256), Use: "sig"}}})
+}
+
+// Discovery is the document at /.well-known/openid-configuration.
+func (t *ServiceAccountTokens) Discovery() ([]byte, error) {
+	return json.Marshal(map[string]any{
+		"issuer": t.Issuer, "jwks_uri": strings.TrimSuffix(t.Issuer, "/") + "/openid/v1/jwks",
+		"response_types_supported":              []string{"id_token"},
+		"subject_types_supported":               []string{"public"},
+		"id_token_signing_alg_values_supported": []string{string(jose.ES256)},
+	})
+}
+
+// AuthenticateToken implements TokenAuthenticator.
+func (t *ServiceAccountTokens) AuthenticateToken(_ context.Context, token string, audiences []string) (User, []string, bool, error) {
+	if strings.Count(token, ".") != 2 {
+		return User{}, nil, false, nil
+	}
+	c, mine, err := t.parse(token)
+	if !mine || err != nil {
+		return User{}, nil, false, err
+	}
+	if len(audiences) == 0 {
+		audiences = t.Audiences
+	}
+	var matched []string
+	for _, a := range audiences {
+		if slices.Contains(c.Audience, a) {
+			matched = append(matched, a)
+		}
+	}
+	if len(matched) == 0 {
+		return User{}, nil, false, fmt.Errorf("token audiences %q is invalid for the target audiences %q", []string(c.Audience), audiences)
+	}
+	now := t.Now()
+	if c.Expiry != nil && now.After(c.Expiry.Time().Add(leeway)) {
+		return User{}, nil, false, errors.New("service account token has expired")
+	}
+	if c.NotBefore != nil && now.Add(leeway).Before(c.NotBefore.Time()) {
+		return User{}, nil, false, errors.New("service account token is not valid yet")
+	}
+	k := c.Kubernetes
+	s := t.Snapshot()
+	if !alive(s, kind.ServiceAccount, k.Namespace, &k.ServiceAccount, now) {
+		return User{}, nil, false, errors.New("service account token has been invalidated: its service account is gone")
+	}
+	extra := map[string][]string{"authentication.kubernetes.io/credential-id": {"JTI=" + c.ID}}
+	if k.Pod != nil {
+		if !alive(s, kind.Pod, k.Namespace, k.Pod, now) {
+			return User{}, nil, false, errors.New("service account token has been invalidated: its pod is gone")
+		}
+		extra["authentication.kubernetes.io/pod-name"] = []string{k.Pod.Name}
+		extra["authentication.kubernetes.io/pod-uid"] = []string{string(k.Pod.UID)}
+	}
+	if k.Secret != nil && !alive(s, kind.Secret, k.Namespace, k.Secret, now) {
+		return User{}, nil, false, errors.New("service account token has been invalidated: its secret is gone")
+	}
+	if k.Node != nil {
+		if k.Pod == nil && !alive(s, kind.Node, "", k.Node, now) {
+			return User{}, nil, false, errors.New("service account token has been invalidated: its node is gone")
+		}
+		extra["authentication.kubernetes.io/node-name"] = []string{k.Node.Name}
+		if k.Node.UID != "" {
+			extra["authentication.kubernetes.io/node-uid"] = []string{string(k.Node.UID)}
+		}
+	}
+	return User{
+		Name: c.Subject, UID: string(k.ServiceAccount.UID),
+		Groups: []string{ServiceAccounts, ServiceAccounts + ":" + k.Namespace},
+		Extra:  extra,
+	}, matched, true, nil
+}
+
+// alive: present with the same UID, and not deleted for longer than a minute past
+// its grace (docs, "Managing Service Accounts", bound token invalidation).
+func alive(s view.Snapshot, k *kind.Kind, namespace string, r *ref, now time.Time) bool {
+	o := s.Get(k, namespace, r.Name)
+	if o == nil || (r.UID != "" && o.GetUID() != r.UID) {
+		return false
+	}
+	d := o.GetDeletionTimestamp()
+	return d == nil || now.Before(d.Add(time.Minute))
+}
+
+// parse checks the signature, once per token; mine is false for tokens of others.
+func (t *ServiceAccountTokens) parse(token string) (c *claims, mine bool, err error) {
+	sum := sha256.Sum256([]byte(token))
+	t.mu.Lock()
+	c = t.cache[sum]
+	t.mu.Unlock()
+	if c != nil {
+		return c, true, nil
+	}
+	tok, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES256})
+	if err != nil {
+		return nil, false, nil
+	}
+	c = new(claims)
+	if err := tok.UnsafeClaimsWithoutVerification(c); err != nil || c.Issuer != t.Issuer {
+		return nil, false, nil
+	}
+	if err := tok.Claims(t.Key.Public(), c); err != nil {
+		return nil, true, fmt.Errorf("invalid bearer token: %w", err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.cache == nil || len(t.cache) >= maxCacheSize {
+		t.cache = map[[32]byte]*claims{}
+	}
+	t.cache[sum] = c
+	return c, true, nil
+}
+
+// Bearer authenticates the Authorization header, and the subprotocol that
+// browsers use on WebSockets.
+type Bearer struct{ Tokens TokenAuthenticator }
+
+// Authenticate implements Authenticator.
+func (b Bearer) Authenticate(r *http.Request) (User, bool, error) {
+	token := ""
+	if scheme, rest, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "bearer") {
+		token = strings.TrimSpace(rest)
+	}
+	if token == "" {
+		for _, p := range strings.Split(r.Header.Get("Sec-WebSocket-Protocol"), ",") {
+			if enc, ok := strings.CutPrefix(strings.TrimSpace(p), "base64url.bearer.authorization.k8s.io."); ok {
+				if dec, err := base64.RawURLEncoding.DecodeString(enc); err == nil {
+					token = string(dec)
+				}
+			}
+		}
+	}
+	if token == "" {
+		return User{}, false, nil
+	}
+	u, _, ok, err := b.Tokens.AuthenticateToken(r.Context(), token, nil)
+	if !ok && err == nil {
+		err = errors.New("invalid bearer token")
+	}
+	return u, ok, err
+}
