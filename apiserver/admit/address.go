@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -61,7 +62,7 @@ func (a *Addresses) sync() {
 	a.ips, a.ports = map[netip.Addr]string{}, map[int32]string{}
 	for svc := range view.List[*corev1.Service](s, kind.Service, "") {
 		a.take(svc)
-		if p := a.promised[svc.Namespace+"/"+svc.Name]; p != nil && p.UID == svc.UID {
+		if p := a.promised[svc.Namespace+"/"+svc.Name]; p != nil && p.Spec.ClusterIP == svc.Spec.ClusterIP && slices.Equal(p.Spec.Ports, svc.Spec.Ports) {
 			delete(a.promised, svc.Namespace+"/"+svc.Name)
 		}
 	}
