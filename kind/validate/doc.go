@@ -1,0 +1,27 @@
+// Package validate says what is wrong with an API object.
+//
+// Every function is pure: it reads its arguments (after defaulting), changes
+// nothing and returns all problems at once, each with the path of its field, in
+// upstream's words and order. An empty list means the object is acceptable.
+//
+// For a kind K there are, where upstream has the rule:
+//
+//	K(obj)                    create
+//	KUpdate(new, old)         update through the main resource
+//	KStatusUpdate(new, old)   update through the status subresource
+//
+// plus a few doors with their own rules (PodResize, PodEphemeralContainersUpdate,
+// NamespaceFinalizeUpdate, CertificateSigningRequestApprovalUpdate, ...).
+// Updates expect both objects to be complete and the immutable metadata
+// (creation time, UID) to be filled in as the server does before it validates.
+//
+// Fields that only take effect behind an alpha feature are checked for shape only.
+// Rules that upstream relaxes for objects stored before the rule existed
+// (ratcheting) are relaxed here when the old object already broke them and a
+// cluster may hold such objects: IP addresses in Services and Endpoints, and Secrets
+// and ConfigMaps are not touched again when nothing changed.
+//
+// Source of the rules: the Kubernetes API reference and the field comments of
+// k8s.io/api; the declarative rules in those comments (+k8s: markers) are
+// followed where they are enforced.
+package validate
