@@ -1,0 +1,54 @@
+# Every target in one line: `make` lists them.
+SHELL := /bin/bash
+GO ?= go
+BIN := bin
+EMBED := cmd/proa/embedded
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w
+STATIC := CGO_ENABLED=0
+
+.PHONY: help build deps up down test check sim bench images update clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+deps: ## install the Debian packages that building and testing need
+	@tools/deps.sh
+
+build: deps ## build bin/proa with its helpers inside
+	@mkdir -p $(BIN)/helpers
+	$(STATIC) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/helpers/proa-monitor ./cmd/proa-monitor
+	CGO_ENABLED=1 $(GO) build -trimpath -tags seccomp,netgo,osusergo -ldflags '$(LDFLAGS) -linkmode external -extldflags -static' -o $(BIN)/helpers/proa-runner ./cmd/proa-runner
+	$(STATIC) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/helpers/proa-kubectl ./cmd/proa-kubectl
+	@$(GO) run ./tools/pack $(EMBED) $(BIN)/helpers/proa-monitor $(BIN)/helpers/proa-runner $(BIN)/helpers/proa-kubectl
+	$(STATIC) $(GO) build -trimpath -ldflags '$(LDFLAGS) -X main.version=$(VERSION)' -o $(BIN)/proa ./cmd/proa
+
+images: build ## make the sample application's images (no registry needed)
+	@examples/dockercoins/build-images.sh $(BIN)/images
+
+up: build images ## build, start a cluster, run the sample application, print its address
+	$(BIN)/proa up
+	$(BIN)/proa demo --images $(BIN)/images
+
+down: ## stop the cluster, keeping its data
+	$(BIN)/proa down
+
+test: build images ## every test: units, scenarios, simulation, real containers
+	$(GO) vet ./...
+	$(GO) test -timeout 25m ./...
+
+check: ## what a push must pass: vet, house rules, unit and scenario tests
+	$(GO) vet ./...
+	$(GO) test ./tools/... ./kind/... ./control/... ./sched/... ./view/... ./act/...
+
+sim: ## simulate N seeds, or replay SEED
+	$(GO) test ./test/sim -run TestSeeds -count=1 -timeout 60m -args -n=$(or $(N),100) $(if $(SEED),-seed=$(SEED))
+
+bench: build images ## measure every budget and write docs/BENCHMARKS.md
+	$(GO) run ./test/bench -proa $(BIN)/proa -out docs/BENCHMARKS.md
+
+update: ## rewrite golden files and scenario expectations; the diff is the review
+	$(GO) test ./kind/... ./control/... ./sched/... ./proxy/... ./node/pod/... -update
+
+clean: ## remove what building made
+	rm -rf $(BIN) $(EMBED)/*.zst
