@@ -126,6 +126,9 @@ type Subresource struct {
 	// The kind that is exchanged; empty Group and Version mean the parent's.
 	Group, Version, Kind string
 	Verbs                []string
+	// Door is set when the subresource takes the parent's own kind and writes one
+	// part of it ("resize", "approval", "finalize").
+	Door *Door
 }
 
 // Column heads one column of a table. Priority 0 is always shown, 1 with -o wide.

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -49,6 +51,11 @@ type Row[P Object] struct {
 type DoorOf[P Object] struct {
 	PrepareUpdate  func(new, old P)
 	ValidateUpdate func(new, old P) field.ErrorList
+}
+
+// erase makes a Door of it.
+func (d *DoorOf[P]) erase() *Door {
+	return &Door{PrepareUpdate: update(d.PrepareUpdate), ValidateUpdate: check(d.ValidateUpdate)}
 }
 
 // ScaleOf is a Scale over the kind's own type.
@@ -97,7 +104,7 @@ func erase[T any, P pointer[T]](r Row[P]) *Kind {
 		k.Singular = strings.ToLower(k.Kind)
 	}
 	k.Default, k.PrepareCreate = one(r.Default), one(r.PrepareCreate)
-	k.PrepareUpdate = two(r.PrepareUpdate)
+	k.PrepareUpdate = update(r.PrepareUpdate)
 	if f := r.Validate; f != nil {
 		k.Validate = func(obj Object) field.ErrorList { return f(obj.(P)) }
 	}
@@ -112,7 +119,7 @@ func erase[T any, P pointer[T]](r Row[P]) *Kind {
 		}
 	}
 	if d := r.Status; d != nil {
-		k.Status = &Door{PrepareUpdate: two(d.PrepareUpdate), ValidateUpdate: check(d.ValidateUpdate)}
+		k.Status = d.erase()
 	}
 	if s := r.Scale; s != nil {
 		k.Scale = &Scale{
@@ -150,12 +157,26 @@ func one[P Object](f func(P)) func(Object) {
 	return func(obj Object) { f(obj.(P)) }
 }
 
-func two[P Object](f func(new, old P)) func(new, old Object) {
-	if f == nil {
-		return nil
+// update erases a preparation and puts before it what holds for every kind: the
+// generation is the server's, so the old one stays unless f raises it.
+func update[P Object](f func(new, old P)) func(new, old Object) {
+	return func(new, old Object) {
+		new.SetGeneration(old.GetGeneration())
+		if f != nil {
+			f(new.(P), old.(P))
+		}
 	}
-	return func(new, old Object) { f(new.(P), old.(P)) }
 }
+
+// raiseIf counts a change of the desired state.
+func raiseIf(changed bool, new metav1.Object) {
+	if changed {
+		new.SetGeneration(new.GetGeneration() + 1)
+	}
+}
+
+// same compares as the API does: nil and empty are equal, quantities by value.
+func same(a, b any) bool { return equality.Semantic.DeepEqual(a, b) }
 
 func check[P Object](f func(new, old P) field.ErrorList) func(new, old Object) field.ErrorList {
 	if f == nil {
