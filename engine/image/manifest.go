@@ -42,7 +42,7 @@ func parseDocument(raw []byte) (*document, error) {
 		return nil, fmt.Errorf("read manifest: %w", err)
 	}
 	switch {
-	case d.FSLayers != nil || d.SchemaVersion == 1:
+	case d.SchemaVersion == 1 || len(d.FSLayers) > 0 && string(d.FSLayers) != "null":
 		return nil, errors.New("the manifest is of Docker's schema 1, which is not supported; push the image again with a current tool")
 	case d.Manifests != nil && (d.Layers != nil || d.Config != nil):
 		return nil, errors.New("the manifest claims to be an index and an image at once")

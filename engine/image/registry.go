@@ -362,6 +362,7 @@ type blobReader struct {
 	mark   int64 // offset at the last failure
 	failed int   // failures without a MiB of progress between
 	body   io.ReadCloser
+	framed bool // the transport tells a complete body from a broken one
 	cancel context.CancelCauseFunc
 	stall  *time.Timer
 }
@@ -380,6 +381,7 @@ func (b *blobReader) connect() error {
 		return err
 	}
 	b.body, b.cancel = resp.Body, cancel
+	b.framed = resp.ContentLength >= 0 || len(resp.TransferEncoding) > 0 || resp.ProtoMajor > 1
 	b.stall = time.AfterFunc(b.repo.cfg.StallTimeout, func() { cancel(errStalled) })
 	if b.offset > 0 && resp.StatusCode == http.StatusOK {
 		// It cannot resume: what has been read already is read again.
@@ -398,13 +400,16 @@ func (b *blobReader) Read(p []byte) (int, error) {
 		b.stall.Stop()
 		b.offset += int64(n)
 		if b.size > 0 && b.offset > b.size {
-			return 0, fmt.Errorf("%s: the blob is larger than its manifest says", bare(&b.url))
+			return 0, fmt.Errorf("%s: the blob has more than the %d bytes its manifest says", bare(&b.url), b.size)
 		}
 		if n > 0 || err == nil {
 			return n, nil // a failure shows again in the next call
 		}
 		if err == io.EOF && (b.size <= 0 || b.offset == b.size) {
 			return 0, io.EOF
+		}
+		if err == io.EOF && b.framed {
+			return 0, fmt.Errorf("%s: the blob has %d bytes instead of the %d its manifest says", bare(&b.url), b.offset, b.size)
 		}
 		if err := b.again(err); err != nil {
 			return 0, err
