@@ -97,7 +97,7 @@ type PutOptions struct {
 
 // DeleteOptions of one Delete.
 type DeleteOptions struct {
-	Expect   int64 // Any or the key's ModRevision
+	Expect   int64 // Any (zero too) or the key's ModRevision
 	Class    Class
 	Attached any // handed to watchers in Event.KV.Attached: the object's last state
 	Stamp    func(rev int64)
@@ -146,7 +146,8 @@ type Store interface {
 	// Watch delivers the events after revision from on keys with the prefix
 	// (from 0: from now on).
 	Watch(ctx context.Context, prefix string, from int64) (Watch, error)
-	// Revision is the newest committed one; Compacted the oldest that is gone.
+	// Revision is the newest committed one; Compacted the newest whose change is
+	// gone: the state at it can be read, and a watch can start from it.
 	Revision() int64
 	Compacted() int64
 	// Compact drops history up to and including rev.
