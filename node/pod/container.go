@@ -161,7 +161,7 @@ func (m *machine) keep(c *Container) {
 		if m.now.Before(c.NotBefore) {
 			return
 		}
-		c.NotBefore, c.WaitReason, c.WaitMessage, c.Reported = time.Time{}, "", "", false
+		c.NotBefore = time.Time{}
 		c.Step = Idle
 		m.keep(c)
 	case Up:
@@ -216,11 +216,11 @@ func (m *machine) pulled(e Pulled) {
 		return
 	}
 	if e.Reason == "" {
-		c.ImageID = e.ImageID
-		c.PullBackOff, c.PullAfter, c.FlipAt = 0, time.Time{}, time.Time{}
-		if c.Failures == 0 {
+		c.PulledID = e.ImageID
+		if c.PullBackOff > 0 && c.Failures == 0 {
 			c.WaitReason, c.WaitMessage = "", ""
 		}
+		c.PullBackOff, c.PullAfter, c.FlipAt = 0, time.Time{}, time.Time{}
 		c.Step = Launching
 		m.do(Launch{Container: c.Name, Restarts: c.next(), ImageID: e.ImageID})
 		return
@@ -247,11 +247,11 @@ func (m *machine) attempt(c *Container, id string) {
 	if c.PrevID != "" {
 		m.do(RemoveContainer{c.PrevID})
 	}
-	c.PrevID, c.ID = c.ID, id
+	c.PrevID, c.ID, c.ImageID = c.ID, id, c.PulledID
 	if c.Term != nil {
 		c.Last, c.Restarts = c.Term, c.Restarts+1
 	}
-	c.Term, c.Condemned, c.Failures, c.Reported = nil, "", 0, false
+	c.Term, c.Condemned, c.Failures = nil, "", 0
 	c.WaitReason, c.WaitMessage = "", ""
 	c.NotBefore = time.Time{}
 }

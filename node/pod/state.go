@@ -144,6 +144,7 @@ type Container struct {
 	ID, Image, ImageID string
 	PrevID             string // the dead container before, kept for its log
 	SpecImage          string
+	PulledID           string // the image of the launch to come
 	Restarts           int32
 	StartedAt          time.Time
 	// Term is how this attempt ended. It stays until the next attempt runs, so Term
@@ -165,7 +166,6 @@ type Container struct {
 	PullAfter   time.Time
 	FlipAt      time.Time // when ErrImagePull becomes ImagePullBackOff
 	Failures    int       // launches in a row that made no container
-	Reported    bool      // the BackOff event of this wait was emitted
 	KillBy      time.Time // of the StopContainer that was asked
 	// Condemned says why a running container is to be stopped though the pod goes on.
 	Condemned string
