@@ -21,6 +21,8 @@ import (
 // promised to requests that are not visible yet, under one lock: two requests
 // can never both take the last place.
 type Quota struct {
+	View *view.View
+
 	mu       sync.Mutex
 	promised map[string]map[promise]claim // namespace → who → what
 }
@@ -78,9 +80,11 @@ func (q *Quota) check(_ context.Context, r *Request) error {
 	if r.Old != nil {
 		before = usage.Of(k, r.Old)
 	}
-	q.settle(r)
+	// The newest state, taken under the lock: a promise ends only when it is counted.
+	s := q.View.Snapshot()
+	q.settle(s, r)
 	for _, quota := range quotas {
-		if err := q.fits(r, quota, k, need, before); err != nil {
+		if err := q.fits(s, r, quota, k, need, before); err != nil {
 			return apierrors.NewForbidden(r.Kind.GroupResource(), r.Name, err)
 		}
 	}
@@ -97,16 +101,16 @@ func (q *Quota) check(_ context.Context, r *Request) error {
 }
 
 // settle drops promises that are visible or over.
-func (q *Quota) settle(r *Request) {
+func (q *Quota) settle(s view.Snapshot, r *Request) {
 	for p, c := range q.promised[r.Namespace] {
-		have := r.Snapshot.Get(p.k, r.Namespace, p.name)
+		have := s.Get(p.k, r.Namespace, p.name)
 		if have != nil && (p.uid == "" || have.GetUID() == p.uid) || r.Now.After(c.until) {
 			delete(q.promised[r.Namespace], p)
 		}
 	}
 }
 
-func (q *Quota) fits(r *Request, quota *corev1.ResourceQuota, k *kind.Kind, need, before corev1.ResourceList) error {
+func (q *Quota) fits(s view.Snapshot, r *Request, quota *corev1.ResourceQuota, k *kind.Kind, need, before corev1.ResourceList) error {
 	var touched, missing []corev1.ResourceName
 	for _, n := range names(quota.Spec.Hard) {
 		want, uses := need[n]
@@ -143,7 +147,7 @@ func (q *Quota) fits(r *Request, quota *corev1.ResourceQuota, k *kind.Kind, need
 			}
 		}
 	}
-	for o := range r.Snapshot.All(k, r.Namespace) {
+	for o := range s.All(k, r.Namespace) {
 		if r.Old == nil || o.GetName() != r.Old.GetName() {
 			count(o)
 		}
