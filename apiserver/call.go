@@ -1,0 +1,299 @@
+package apiserver
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"proa.dev/apiserver/admit"
+	"proa.dev/apiserver/auth"
+	"proa.dev/kind"
+	"proa.dev/store"
+)
+
+// call is who asks for what.
+type call struct {
+	user                 auth.User
+	kind                 *kind.Kind
+	sub, namespace, name string
+	warn                 func(message string) // never nil
+}
+
+func noWarning(string) {}
+
+// authorize asks whether c.user may do verb; the error is upstream's Forbidden.
+func (s *Server) authorize(ctx context.Context, c *call, verb, fieldSelector string) error {
+	return s.authorizeAttributes(ctx, auth.Attributes{User: c.user, Verb: verb, Group: c.kind.Group, Version: c.kind.Version,
+		Resource: c.kind.Plural, Subresource: c.sub, Namespace: c.namespace, Name: c.name, FieldSelector: fieldSelector})
+}
+
+func (s *Server) authorizeAttributes(ctx context.Context, a auth.Attributes) error {
+	d, reason, err := s.cfg.Authz.Authorize(ctx, a)
+	if d == auth.Allow {
+		return nil
+	}
+	if err != nil && reason == "" {
+		reason = err.Error()
+	}
+	return forbidden(a, reason)
+}
+
+// forbidden is the Status for a denied request.
+func forbidden(a auth.Attributes, reason string) error {
+	user := a.User.Name
+	msg := ""
+	if a.Path != "" {
+		msg = fmt.Sprintf("User %q cannot %s path %q", user, a.Verb, a.Path)
+	} else {
+		resource := a.Resource
+		if a.Subresource != "" {
+			resource += "/" + a.Subresource
+		}
+		msg = fmt.Sprintf("User %q cannot %s resource %q in API group %q", user, a.Verb, resource, a.Group)
+		if a.Namespace != "" {
+			msg += fmt.Sprintf(" in the namespace %q", a.Namespace)
+		} else {
+			msg += " at the cluster scope"
+		}
+	}
+	if reason != "" {
+		msg += ": " + reason
+	}
+	if a.Path != "" {
+		return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: 403, Reason: metav1.StatusReasonForbidden,
+			Details: &metav1.StatusDetails{}, Message: "forbidden: " + msg}}
+	}
+	return apierrors.NewForbidden(schema.GroupResource{Group: a.Group, Resource: a.Resource}, a.Name, errors.New(msg))
+}
+
+func notFound(c *call, name string) error { return apierrors.NewNotFound(c.kind.GroupResource(), name) }
+
+func modified(c *call, name string) error {
+	return apierrors.NewConflict(c.kind.GroupResource(), name,
+		errors.New("the object has been modified; please apply your changes to the latest version and try again"))
+}
+
+// served turns a stored object into the version that c's row serves.
+func served(k *kind.Kind, obj kind.Object) (kind.Object, error) {
+	if k.Stored == nil || k.FromStored == nil {
+		return obj, nil
+	}
+	out, err := k.FromStored(obj)
+	if err != nil {
+		return nil, fmt.Errorf("convert %s %q to %s: %w", k.Root(), obj.GetName(), k.Version, err)
+	}
+	return out, nil
+}
+
+func toStored(k *kind.Kind, obj kind.Object) (kind.Object, error) {
+	if k.Stored == nil || k.ToStored == nil {
+		return obj, nil
+	}
+	out, err := k.ToStored(obj)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	return out, nil
+}
+
+// parseVersion reads a resourceVersion; "" and "0" are 0.
+func parseVersion(rv string) (int64, error) {
+	if rv == "" || rv == "0" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(rv, 10, 63)
+	if err != nil {
+		return 0, apierrors.NewBadRequest(field.Invalid(field.NewPath("resourceVersion"), rv, err.Error()).Error())
+	}
+	return int64(n), nil
+}
+
+func objectVersion(obj kind.Object) int64 {
+	n, _ := strconv.ParseInt(obj.GetResourceVersion(), 10, 64)
+	return n
+}
+
+// waitFor returns once reads contain rev, or upstream's "too large" timeout.
+func (s *Server) waitFor(ctx context.Context, rev int64) error {
+	if s.view.Snapshot().Revision() >= rev {
+		return nil
+	}
+	if current := s.store.Revision(); rev > current {
+		return tooLarge(rev, current)
+	}
+	wait, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	if err := s.view.WaitFor(wait, rev); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return tooLarge(rev, s.view.Snapshot().Revision())
+	}
+	return nil
+}
+
+func tooLarge(asked, current int64) error {
+	err := apierrors.NewTimeoutError(fmt.Sprintf("Too large resource version: %d, current: %d", asked, current), 1)
+	err.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version"}}
+	return err
+}
+
+// fresh waits until reads contain everything that is committed now.
+func (s *Server) fresh(ctx context.Context) error {
+	rev := s.store.Revision()
+	if s.view.Snapshot().Revision() >= rev {
+		return nil
+	}
+	return s.view.WaitFor(ctx, rev)
+}
+
+// storeError turns an error of the store into a Status.
+func storeError(c *call, name string, err error) error {
+	switch {
+	case errors.Is(err, store.ErrExists):
+		return apierrors.NewAlreadyExists(c.kind.GroupResource(), name)
+	case errors.Is(err, store.ErrNotFound):
+		return notFound(c, name)
+	case errors.Is(err, store.ErrConflict):
+		return modified(c, name)
+	case errors.Is(err, store.ErrTooLarge):
+		return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("%s %q is larger than %d bytes", c.kind, name, store.MaxValueBytes))
+	case errors.Is(err, store.ErrNoSpace):
+		e := apierrors.NewInternalError(err)
+		e.ErrStatus.Code, e.ErrStatus.Reason = 507, metav1.StatusReason("InsufficientStorage")
+		return e
+	case errors.Is(err, store.ErrClosed):
+		return apierrors.NewServiceUnavailable("the server is shutting down")
+	}
+	return err
+}
+
+// statusError is err as a StatusError; unknown errors become InternalError.
+func statusError(err error) *apierrors.StatusError {
+	var se *apierrors.StatusError
+	if errors.As(err, &se) {
+		return se
+	}
+	var api apierrors.APIStatus
+	if errors.As(err, &api) {
+		return &apierrors.StatusError{ErrStatus: api.Status()}
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return apierrors.NewTimeoutError("request did not complete within the allowed duration", 0)
+	case errors.Is(err, context.Canceled):
+		e := apierrors.NewTimeoutError("request was cancelled by the client", 0)
+		e.ErrStatus.Code = 499
+		return e
+	}
+	return apierrors.NewInternalError(err)
+}
+
+// newUID is a random (version 4) UUID.
+func (s *Server) newUID() types.UID {
+	var b [16]byte
+	s.rand.Read(b[:])
+	b[6] = b[6]&0x0f | 0x40
+	b[8] = b[8]&0x3f | 0x80
+	var out [36]byte
+	hex.Encode(out[:8], b[:4])
+	hex.Encode(out[9:13], b[4:6])
+	hex.Encode(out[14:18], b[6:8])
+	hex.Encode(out[19:23], b[8:10])
+	hex.Encode(out[24:], b[10:])
+	out[8], out[13], out[18], out[23] = '-', '-', '-', '-'
+	return types.UID(out[:])
+}
+
+// suffixAlphabet leaves out vowels and what looks alike, so that no words arise
+// (apimachinery util/rand).
+const suffixAlphabet = "bcdfghjklmnpqrstvwxz2456789"
+
+// maxNameBase is how much of generateName is kept: names have 63 bytes at most.
+const maxNameBase = 63 - 5
+
+func (s *Server) generateName(base string) string {
+	if len(base) > maxNameBase {
+		base = base[:maxNameBase]
+	}
+	var b strings.Builder
+	b.WriteString(base)
+	var r [8]byte
+	s.rand.Read(r[:])
+	n := binary.LittleEndian.Uint64(r[:])
+	for range 5 {
+		b.WriteByte(suffixAlphabet[n%uint64(len(suffixAlphabet))])
+		n /= uint64(len(suffixAlphabet))
+	}
+	return b.String()
+}
+
+// now is the time for objects: whole seconds, as the API shows them.
+func (s *Server) now() metav1.Time { return metav1.NewTime(s.clock.Now().Truncate(time.Second)) }
+
+// mutate runs the mutating half of admission.
+func (s *Server) mutate(ctx context.Context, r *admit.Request) error {
+	for _, p := range s.cfg.Admit {
+		if p.Mutate == nil {
+			continue
+		}
+		if err := p.Mutate(ctx, r); err != nil {
+			return admissionError(r, p.Name, err)
+		}
+	}
+	return nil
+}
+
+// check runs the validating half. release must be called when the write did not
+// happen after all.
+func (s *Server) check(ctx context.Context, r *admit.Request) (release func(), err error) {
+	var passed []func(*admit.Request)
+	release = func() {
+		for i := len(passed) - 1; i >= 0; i-- {
+			passed[i](r)
+		}
+	}
+	for _, p := range s.cfg.Admit {
+		if p.Validate != nil {
+			if err := p.Validate(ctx, r); err != nil {
+				release()
+				return nil, admissionError(r, p.Name, err)
+			}
+		}
+		if p.Release != nil {
+			passed = append(passed, p.Release)
+		}
+	}
+	return release, nil
+}
+
+func admissionError(r *admit.Request, plugin string, err error) error {
+	var se *apierrors.StatusError
+	if errors.As(err, &se) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	name := r.Name
+	if name == "" && r.Object != nil {
+		if name = r.Object.GetName(); name == "" {
+			name = r.Object.GetGenerateName()
+		}
+	}
+	return apierrors.NewForbidden(r.Kind.GroupResource(), name, fmt.Errorf("admission plugin %s: %w", plugin, err))
+}
+
+func invalid(k *kind.Kind, name string, errs field.ErrorList) error {
+	return apierrors.NewInvalid(schema.GroupKind{Group: k.Group, Kind: k.Kind}, name, errs)
+}
+
+func isDryRun(opts []string) bool { return len(opts) > 0 }

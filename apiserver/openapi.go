@@ -1,0 +1,3 @@
+package apiserver
+
+func (q *request) serveOpenAPI(path string) error { return errPath() }

@@ -1,0 +1,144 @@
+package apiserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"proa.dev/apiserver/patch"
+	"proa.dev/apiserver/wire"
+	"proa.dev/kind"
+	"proa.dev/store"
+)
+
+// patch changes part of an object through the main door or a subresource.
+func (s *Server) patch(ctx context.Context, c *call, t types.PatchType, data []byte, o metav1.PatchOptions) (obj kind.Object, created bool, err error) {
+	if errs := metav1validation.ValidatePatchOptions(&o, t); len(errs) > 0 {
+		return nil, false, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "PatchOptions"}, "", errs)
+	}
+	switch t {
+	case types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType:
+	default:
+		return nil, false, patch.Unsupported(false)
+	}
+	door, err := s.door(c)
+	if err != nil {
+		return nil, false, err
+	}
+	warned := false
+	ch := change{door: door, dryRun: isDryRun(o.DryRun), warnings: c.sub == "",
+		make: func(old kind.Object) (kind.Object, error) {
+			out := c.kind.New()
+			strictErrors, err := s.applyPatch(c, t, data, old, out, c.kind.GVK(), o.FieldValidation)
+			if err != nil {
+				return nil, err
+			}
+			if !warned {
+				warned = true
+				for _, e := range strictErrors {
+					c.warn(e.Error())
+				}
+			}
+			return out, nil
+		}}
+	obj, created, err = s.modify(ctx, c, ch)
+	if errors.Is(err, store.ErrConflict) {
+		err = modified(c, c.name)
+	}
+	return obj, created, err
+}
+
+// applyPatch writes old with the patch applied into out. It returns what is to
+// be warned about; with fieldValidation=Strict that is an error.
+func (s *Server) applyPatch(c *call, t types.PatchType, data []byte, old, out runtime.Object, gvk schema.GroupVersionKind, validation string) ([]error, error) {
+	original, err := json.Marshal(wire.Typed(old, gvk))
+	if err != nil {
+		return nil, fmt.Errorf("encode %s %q for a patch: %w", c.kind, c.name, err)
+	}
+	strict := validation != metav1.FieldValidationIgnore
+	patched, warnings, err := patch.Apply(t, original, data, old, strict)
+	if err != nil {
+		var se *apierrors.StatusError
+		if errors.As(err, &se) && se.ErrStatus.Code == 422 && se.ErrStatus.Details != nil {
+			se.ErrStatus.Details.Name, se.ErrStatus.Details.Group, se.ErrStatus.Details.Kind = c.name, c.kind.Group, c.kind.Kind
+		}
+		return nil, err
+	}
+	d, err := wire.Decode(wire.JSON, patched, out, strict)
+	if err != nil {
+		if t == types.JSONPatchType {
+			return nil, patch.DecodeError(gvk.GroupKind(), c.name, data, err)
+		}
+		return nil, patch.DecodeError(gvk.GroupKind(), "", data, err)
+	}
+	if d.GVK != gvk {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", d.GVK.GroupVersion(), gvk.GroupVersion()))
+	}
+	warnings = append(warnings, d.Strict...)
+	if validation == metav1.FieldValidationStrict && len(warnings) > 0 {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error when creating patch: %v", runtime.NewStrictDecodingError(warnings)))
+	}
+	return warnings, nil
+}
+
+// scaleOf is the Scale of an object.
+func scaleOf(k *kind.Kind, obj kind.Object) *autoscalingv1.Scale {
+	return &autoscalingv1.Scale{
+		TypeMeta: metav1.TypeMeta{Kind: "Scale", APIVersion: "autoscaling/v1"},
+		ObjectMeta: metav1.ObjectMeta{Name: obj.GetName(), Namespace: obj.GetNamespace(), UID: obj.GetUID(),
+			ResourceVersion: obj.GetResourceVersion(), CreationTimestamp: obj.GetCreationTimestamp()},
+		Spec:   autoscalingv1.ScaleSpec{Replicas: k.Scale.SpecReplicas(obj)},
+		Status: autoscalingv1.ScaleStatus{Replicas: k.Scale.StatusReplicas(obj), Selector: k.Scale.Selector(obj)},
+	}
+}
+
+var scaleGVK = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
+
+// setScale writes the replicas of a Scale; next makes it from the current one.
+func (s *Server) setScale(ctx context.Context, c *call, next func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error), dryRun []string) (*autoscalingv1.Scale, error) {
+	if c.kind.Scale == nil {
+		return nil, notFound(c, c.name)
+	}
+	through := *c
+	ch := change{door: mainDoor(c.kind.Root()), dryRun: isDryRun(dryRun), make: func(old kind.Object) (kind.Object, error) {
+		now := scaleOf(c.kind, old)
+		sc, err := next(now.DeepCopy())
+		if err != nil {
+			return nil, err
+		}
+		if sc.Name != c.name {
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", sc.Name, c.name))
+		}
+		if sc.Namespace != "" && sc.Namespace != c.namespace {
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("the namespace of the object (%s) does not match the namespace on the request (%s)", sc.Namespace, c.namespace))
+		}
+		if sc.UID != "" && sc.UID != old.GetUID() {
+			return nil, apierrors.NewConflict(c.kind.GroupResource(), c.name, fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", sc.UID, old.GetUID()))
+		}
+		if sc.Spec.Replicas < 0 {
+			return nil, invalidScale(c.name, sc.Spec.Replicas)
+		}
+		if sc.ResourceVersion != "" && sc.ResourceVersion != now.ResourceVersion {
+			return nil, modified(c, c.name)
+		}
+		c.kind.Scale.SetSpecReplicas(old, sc.Spec.Replicas)
+		if sc.ResourceVersion == "" {
+			old.SetResourceVersion("")
+		}
+		return old, nil
+	}}
+	obj, _, err := s.modify(ctx, &through, ch)
+	if err != nil {
+		return nil, err
+	}
+	return scaleOf(c.kind, obj), nil
+}

@@ -1,0 +1,259 @@
+package apiserver
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/klauspost/compress/gzip"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"proa.dev/apiserver/table"
+	"proa.dev/apiserver/wire"
+	"proa.dev/kind"
+)
+
+// gzipFrom is the size from which answers are compressed for clients that
+// accept it: 128 KiB, as upstream.
+const gzipFrom = 128 << 10
+
+var gzips = sync.Pool{New: func() any {
+	w, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed)
+	return w
+}}
+
+// body collects an answer: small ones go out with their length, large ones
+// compressed if the client can, as they grow.
+type body struct {
+	q    *request
+	code int
+	buf  []byte
+	gz   *gzip.Writer
+	open bool // headers are out
+	err  error
+}
+
+func (q *request) newBody(code int, contentType string) *body {
+	q.w.Header().Set("Content-Type", contentType)
+	return &body{q: q, code: code}
+}
+
+func (b *body) Write(p []byte) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	if !b.open {
+		if len(b.buf)+len(p) < gzipFrom {
+			b.buf = append(b.buf, p...)
+			return len(p), nil
+		}
+		b.start(false)
+		if len(b.buf) > 0 {
+			b.out(b.buf)
+			b.buf = nil
+		}
+	}
+	b.out(p)
+	return len(p), b.err
+}
+
+func (b *body) start(whole bool) {
+	b.open = true
+	h := b.q.w.Header()
+	if !whole && strings.Contains(b.q.r.Header.Get("Accept-Encoding"), "gzip") {
+		h.Set("Content-Encoding", "gzip")
+		h.Add("Vary", "Accept-Encoding")
+		b.gz = gzips.Get().(*gzip.Writer)
+		b.gz.Reset(b.q.w)
+	} else if whole {
+		h.Set("Content-Length", strconv.Itoa(len(b.buf)))
+	}
+	b.q.w.WriteHeader(b.code)
+}
+
+func (b *body) out(p []byte) {
+	if b.err != nil || b.q.r.Method == http.MethodHead {
+		return
+	}
+	if b.gz != nil {
+		_, b.err = b.gz.Write(p)
+	} else {
+		_, b.err = b.q.w.Write(p)
+	}
+}
+
+func (b *body) Close() error {
+	if !b.open {
+		b.start(true)
+		b.out(b.buf)
+	}
+	if b.gz != nil {
+		if err := b.gz.Close(); b.err == nil {
+			b.err = err
+		}
+		gzips.Put(b.gz)
+		b.gz = nil
+	}
+	return b.err
+}
+
+// send answers with one object, without transformation.
+func (q *request) send(code int, obj runtime.Object, gvk schema.GroupVersionKind) error {
+	data, err := wire.Encode(q.choice.Format, obj, gvk, q.choice.Pretty)
+	if err != nil {
+		return err
+	}
+	if len(data) < gzipFrom {
+		h := q.w.Header()
+		h.Set("Content-Type", q.choice.Format.ContentType())
+		h.Set("Content-Length", strconv.Itoa(len(data)))
+		q.w.WriteHeader(code)
+		if q.r.Method != http.MethodHead {
+			_, err = q.w.Write(data)
+		}
+		return err
+	}
+	b := q.newBody(code, q.choice.Format.ContentType())
+	b.Write(data)
+	return b.Close()
+}
+
+// sendObject answers with one object of a row, transformed if so asked.
+func (q *request) sendObject(code int, k *kind.Kind, obj kind.Object) error {
+	switch q.choice.As {
+	case wire.AsTable:
+		t, err := q.table(k, []kind.Object{obj}, metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()})
+		if err != nil {
+			return err
+		}
+		return q.send(code, t, q.tableGVK())
+	case wire.AsPartial:
+		return q.send(code, table.Partial(obj, q.choice.MetaVersion()), q.metaGVK("PartialObjectMetadata"))
+	case wire.AsPartialList:
+		return notAcceptable(wire.Accepted)
+	}
+	return q.send(code, obj, k.GVK())
+}
+
+func (q *request) metaGVK(kindName string) schema.GroupVersionKind {
+	return schema.GroupVersionKind{Group: metav1.GroupName, Version: q.choice.MetaVersion(), Kind: kindName}
+}
+func (q *request) tableGVK() schema.GroupVersionKind { return q.metaGVK("Table") }
+
+func (q *request) include() (metav1.IncludeObjectPolicy, error) {
+	switch p := metav1.IncludeObjectPolicy(q.query.Get("includeObject")); p {
+	case "":
+		return metav1.IncludeMetadata, nil
+	case metav1.IncludeNone, metav1.IncludeMetadata, metav1.IncludeObject:
+		return p, nil
+	default:
+		return "", invalidInclude(p)
+	}
+}
+
+func (q *request) table(k *kind.Kind, items []kind.Object, meta metav1.ListMeta) (*metav1.Table, error) {
+	include, err := q.include()
+	if err != nil {
+		return nil, err
+	}
+	return table.Of(k, items, meta, include, q.choice.MetaVersion(), q.s.clock.Now())
+}
+
+// sendList answers with a list, writing large ones as it encodes them.
+func (q *request) sendList(code int, k *kind.Kind, l *listing) error {
+	if k.Stored != nil {
+		items := make([]kind.Object, len(l.items))
+		for i, obj := range l.items {
+			var err error
+			if items[i], err = served(k, obj); err != nil {
+				return err
+			}
+		}
+		l.items = items
+	}
+	meta := l.meta()
+	switch q.choice.As {
+	case wire.AsTable:
+		t, err := q.table(k, l.items, meta)
+		if err != nil {
+			return err
+		}
+		return q.send(code, t, q.tableGVK())
+	case wire.AsPartial:
+		return notAcceptable(wire.Accepted)
+	case wire.AsPartialList:
+		return q.send(code, table.PartialList(l.items, meta, q.choice.MetaVersion()), q.metaGVK("PartialObjectMetadataList"))
+	}
+	gvk := k.GVK()
+	gvk.Kind += "List"
+	if q.choice.Format == wire.Protobuf {
+		return q.sendProtoList(code, gvk, l.items, meta)
+	}
+	if q.choice.Format == wire.JSON && !q.choice.Pretty {
+		b := q.newBody(code, wire.JSONType)
+		if err := writeJSONList(b, gvk, l.items, meta); err != nil {
+			if !b.open {
+				return err
+			}
+			panic(http.ErrAbortHandler)
+		}
+		return b.Close()
+	}
+	var buf bytes.Buffer
+	if err := writeJSONList(&buf, gvk, l.items, meta); err != nil {
+		return err
+	}
+	data, err := wire.Reformat(q.choice.Format, buf.Bytes())
+	if err != nil {
+		return err
+	}
+	b := q.newBody(code, q.choice.Format.ContentType())
+	b.Write(data)
+	return b.Close()
+}
+
+func (q *request) sendProtoList(code int, gvk schema.GroupVersionKind, items []kind.Object, meta metav1.ListMeta) error {
+	return wire.ProtoList(q.newBody(code, wire.ProtobufType), gvk, &meta, len(items), func(i int) (wire.Proto, error) {
+		p, ok := items[i].(wire.Proto)
+		if !ok {
+			return nil, wire.ErrNoProto
+		}
+		return p, nil
+	})
+}
+
+func writeJSONList(w interface{ Write([]byte) (int, error) }, gvk schema.GroupVersionKind, items []kind.Object, meta metav1.ListMeta) error {
+	head, err := json.Marshal(struct {
+		Kind       string          `json:"kind"`
+		APIVersion string          `json:"apiVersion"`
+		Metadata   metav1.ListMeta `json:"metadata"`
+	}{gvk.Kind, gvk.GroupVersion().String(), meta})
+	if err != nil {
+		return err
+	}
+	head = append(head[:len(head)-1], `,"items":[`...)
+	if _, err := w.Write(head); err != nil {
+		return err
+	}
+	for i, obj := range items {
+		b, err := json.Marshal(wire.Typed(obj, schema.GroupVersionKind{}))
+		if err != nil {
+			return err
+		}
+		if i > 0 {
+			if _, err := w.Write([]byte{','}); err != nil {
+				return err
+			}
+		}
+		if _, err := w.Write(b); err != nil {
+			return err
+		}
+	}
+	_, err = w.Write([]byte("]}\n"))
+	return err
+}

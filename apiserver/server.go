@@ -1,0 +1,166 @@
+// Package apiserver is the HTTP surface of the cluster and the verbs behind it.
+//
+// A verb is a plain method (get, list, watch, create, update, patch, delete,
+// deletecollection) over a call: who asks for what. HTTP (Handler) and the
+// in-process client (Local) both end there, so that admission, validation and
+// authorization are the same for both.
+//
+// Reads come from the view: decoded, shared, immutable objects. A write goes
+//
+//	decode → default → mutating admission → prepare → validate →
+//	validating admission → store.Put (conditional) → fence on the view → answer
+//
+// so that whoever got an answer sees the write in every later read.
+//
+// Errors are apimachinery StatusErrors with upstream's wording; anything else
+// becomes an InternalError at the border.
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	"k8s.io/apimachinery/pkg/version"
+
+	"proa.dev/apiserver/admit"
+	"proa.dev/apiserver/auth"
+	"proa.dev/client"
+	"proa.dev/env"
+	"proa.dev/kind"
+	"proa.dev/store"
+	"proa.dev/view"
+)
+
+// NodeTransport reaches the agents.
+type NodeTransport interface {
+	// RoundTripperFor returns the transport to a node's own HTTPS port and its base
+	// URL (https://10.0.0.7:10250), with the server's client certificate. Its
+	// requests may be upgrades. An error names the node and the way out.
+	RoundTripperFor(nodeName string) (http.RoundTripper, *url.URL, error)
+	// TransportFor returns the transport into the pod network: the proxy
+	// subresources of pods and services, webhooks.
+	PodTransport() http.RoundTripper
+}
+
+// Check is one named health check.
+type Check struct {
+	Name string
+	Do   func(ctx context.Context) error
+}
+
+// Config of a Server. Table, Store, View, Authn and Authz are needed.
+type Config struct {
+	Table *kind.Table
+	Store store.Store
+	View  *view.View
+	Clock env.Clock // nil: the system's
+	Rand  env.Rand  // nil: the system's
+
+	Authn  auth.Authenticator
+	Tokens auth.TokenAuthenticator // nil: TokenReview finds nobody
+	Authz  auth.Authorizer
+	Rules  auth.RuleResolver // nil: SelfSubjectRulesReview is incomplete
+	Admit  admit.Chain
+	Nodes  NodeTransport // nil: log, exec and proxy answer 503
+
+	// ServiceIPs gives a Service its addresses and node ports before it is
+	// validated, and undoes that when the write does not happen. Nil: none.
+	ServiceIPs func(ctx context.Context, r *admit.Request) (undo func(), err error)
+	// IssueToken fills the status of a TokenRequest for the service account in r.Old
+	// (serviceaccounts/token). Nil: 501.
+	IssueToken func(ctx context.Context, r *admit.Request, tr *authenticationv1.TokenRequest) error
+	// OpenIDConfiguration and JWKS are the documents of the token issuer; nil: 404.
+	OpenIDConfiguration, JWKS func() []byte
+
+	Version version.Info
+	// Live and Ready are added to the built-in checks.
+	Live, Ready []Check
+
+	// MaxInFlight and MaxMutatingInFlight bound the requests in work, streams and
+	// watches not counted (0: 800 and 400).
+	MaxInFlight, MaxMutatingInFlight int
+	// RequestTimeout of everything but streams and watches (0: one minute).
+	RequestTimeout time.Duration
+	Log            *slog.Logger
+}
+
+// Server answers the API. New makes it; it starts nothing by itself.
+type Server struct {
+	cfg   Config
+	table *kind.Table
+	store store.Store
+	view  *view.View
+	clock env.Clock
+	rand  env.Rand
+	log   *slog.Logger
+
+	routes  map[string]*kind.Kind // "apps/v1/deployments", "/v1/pods"
+	pages   pageCache
+	docs    documents
+	metrics *metrics
+	reading atomic.Int64
+	writing atomic.Int64
+
+	draining  chan struct{}
+	drainOnce sync.Once
+}
+
+// New checks the configuration and makes a Server.
+func New(cfg Config) (*Server, error) {
+	var problems []error
+	for _, need := range []struct {
+		missing bool
+		name    string
+	}{{cfg.Table == nil, "Table"}, {cfg.Store == nil, "Store"}, {cfg.View == nil, "View"}, {cfg.Authn == nil, "Authn"}, {cfg.Authz == nil, "Authz"}} {
+		if need.missing {
+			problems = append(problems, fmt.Errorf("apiserver config: %s is not set", need.name))
+		}
+	}
+	if len(problems) > 0 {
+		return nil, errors.Join(problems...)
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = env.SystemClock()
+	}
+	if cfg.Rand == nil {
+		cfg.Rand = env.SystemRand()
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.MaxInFlight == 0 {
+		cfg.MaxInFlight = 800
+	}
+	if cfg.MaxMutatingInFlight == 0 {
+		cfg.MaxMutatingInFlight = 400
+	}
+	if cfg.RequestTimeout == 0 {
+		cfg.RequestTimeout = time.Minute
+	}
+	s := &Server{cfg: cfg, table: cfg.Table, store: cfg.Store, view: cfg.View, clock: cfg.Clock, rand: cfg.Rand, log: cfg.Log,
+		routes: map[string]*kind.Kind{}, draining: make(chan struct{})}
+	for _, k := range cfg.Table.Rows() {
+		s.routes[k.Group+"/"+k.Version+"/"+k.Plural] = k
+	}
+	s.pages.now = cfg.Clock.Now
+	s.metrics = newMetrics(s)
+	return s, nil
+}
+
+// Drain ends all watches and makes /readyz fail, so that clients go elsewhere;
+// other requests are still answered.
+func (s *Server) Drain() { s.drainOnce.Do(func() { close(s.draining) }) }
+
+// Local is the in-process client of one identity: the same verbs, admission,
+// validation and authorization as over HTTP.
+func (s *Server) Local(user auth.User) client.Client { return &local{s, user} }
+
+var _ client.Client = (*local)(nil)

@@ -1,0 +1,317 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"proa.dev/kind"
+	"proa.dev/view"
+)
+
+// event is one delivery of a watch. obj is a stored object (BOOKMARK: an empty
+// one of the served kind). change is what it came from, nil for synthetic ones.
+type event struct {
+	typ    watch.EventType
+	obj    kind.Object
+	change *view.Change
+	status *metav1.Status // ERROR only
+	// moved: the object left the selection; obj is its last state that matched
+	// with the revision of the change.
+	moved bool
+}
+
+// source is one watch, before anything is encoded.
+type source struct {
+	s         *Server
+	c         *call
+	sel       selection
+	from      int64
+	initial   []kind.Object
+	endMark   bool // send the bookmark that ends the initial events
+	bookmarks bool
+	timeout   time.Duration
+}
+
+const (
+	bookmarkEvery = time.Minute
+	// minWatch is the shortest time that upstream chooses for a watch without
+	// timeoutSeconds; the real one is between it and its double.
+	minWatch = 30 * time.Minute
+)
+
+// openWatch validates the options and finds the starting point. Its error is an
+// HTTP answer; what goes wrong later is an ERROR event.
+func (s *Server) openWatch(ctx context.Context, c *call, o metav1.ListOptions) (*source, error) {
+	o.Watch = true
+	if err := validateListOptions(c.kind, o); err != nil {
+		return nil, err
+	}
+	sel, err := parseSelection(c.kind, o)
+	if err != nil {
+		return nil, err
+	}
+	rev, err := parseVersion(o.ResourceVersion)
+	if err != nil {
+		return nil, err
+	}
+	w := &source{s: s, c: c, sel: sel, from: rev, bookmarks: o.AllowWatchBookmarks}
+	if o.TimeoutSeconds != nil && *o.TimeoutSeconds > 0 {
+		w.timeout = time.Duration(*o.TimeoutSeconds) * time.Second
+	} else {
+		w.timeout = minWatch + time.Duration(s.rand.Uint64()%uint64(minWatch))
+	}
+	streaming := o.SendInitialEvents != nil && *o.SendInitialEvents
+	synthetic := streaming || (o.SendInitialEvents == nil && rev == 0)
+	if !synthetic && rev != 0 {
+		return w, nil
+	}
+	if o.ResourceVersion == "" {
+		err = s.fresh(ctx)
+	} else {
+		err = s.waitFor(ctx, rev)
+	}
+	if err != nil {
+		return nil, err
+	}
+	snap := s.view.Snapshot()
+	w.from = snap.Revision()
+	if synthetic {
+		w.initial = []kind.Object{}
+		for obj := range s.objects(c, sel, snap, pageToken{}) {
+			if sel.matches(obj) {
+				w.initial = append(w.initial, obj)
+			}
+		}
+		w.endMark = streaming && o.AllowWatchBookmarks
+	}
+	return w, nil
+}
+
+func (w *source) bookmark(rev int64, end bool) event {
+	obj := w.c.kind.New()
+	obj.SetResourceVersion(strconv.FormatInt(rev, 10))
+	if end {
+		obj.SetAnnotations(map[string]string{metav1.InitialEventsAnnotationKey: "true"})
+	}
+	return event{typ: watch.Bookmark, obj: obj}
+}
+
+// coalesce is the shortest time between two deliveries to one watcher: the first
+// change goes out at once, what follows within it goes together.
+const coalesce = 2 * time.Millisecond
+
+// run delivers until ctx ends, the time is over or emit fails. Batches are in
+// order of revision. emit must not keep the slice.
+func (w *source) run(ctx context.Context, emit func([]event) error) error {
+	clock := w.s.clock
+	deadline := clock.NewTimer(w.timeout)
+	defer deadline.Stop()
+	batch := make([]event, 0, 64)
+	for _, obj := range w.initial {
+		batch = append(batch, event{typ: watch.Added, obj: obj})
+		if len(batch) == 256 {
+			if err := emit(batch); err != nil {
+				return err
+			}
+			batch = batch[:0]
+		}
+	}
+	w.initial = nil
+	if w.endMark {
+		batch = append(batch, w.bookmark(w.from, true))
+	}
+	if len(batch) > 0 {
+		if err := emit(batch); err != nil {
+			return err
+		}
+	}
+	tick := clock.NewTimer(bookmarkEvery)
+	defer tick.Stop()
+	var last time.Time
+	sent := w.from // newest revision the client knows
+	for {
+		changes, progress, more, err := w.s.view.Changes(w.c.kind, w.from)
+		if errors.Is(err, view.ErrGone) {
+			e := apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", w.from, w.s.view.Snapshot().Revision()))
+			st := e.Status()
+			return emit([]event{{typ: watch.Error, status: &st}})
+		} else if err != nil {
+			return err
+		}
+		batch = batch[:0]
+		for _, ch := range changes {
+			if e, ok := w.select1(ch); ok {
+				batch = append(batch, e)
+			}
+		}
+		if len(changes) > 0 {
+			w.from = changes[len(changes)-1].Revision
+		}
+		// progress may be ahead of the last change of this kind.
+		w.from = max(w.from, progress)
+		if len(batch) > 0 {
+			if err := emit(batch); err != nil {
+				return err
+			}
+			sent = batch[len(batch)-1].change.Revision
+			last = clock.Now()
+		}
+		select {
+		case <-more:
+			if wait := coalesce - clock.Now().Sub(last); wait > 0 && wait <= coalesce {
+				t := clock.NewTimer(wait)
+				select {
+				case <-t.C():
+				case <-ctx.Done():
+					t.Stop()
+					return ctx.Err()
+				}
+			}
+		case <-tick.C():
+			tick.Reset(bookmarkEvery)
+			if rev, _ := w.s.view.Moved(); w.bookmarks && rev > sent {
+				if e, ok := w.markHere(); ok {
+					if err := emit([]event{e}); err != nil {
+						return err
+					}
+					sent = w.from
+				}
+			}
+		case <-deadline.C():
+			if w.bookmarks {
+				if e, ok := w.markHere(); ok {
+					return emit([]event{e})
+				}
+			}
+			return nil
+		case <-w.s.draining:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// markHere is a bookmark at the newest revision, if nothing of this watch lies
+// before it.
+func (w *source) markHere() (event, bool) {
+	changes, progress, _, err := w.s.view.Changes(w.c.kind, w.from)
+	if err != nil || len(changes) > 0 {
+		return event{}, false
+	}
+	w.from = max(w.from, progress)
+	return w.bookmark(w.from, false), true
+}
+
+func (w *source) covers(obj kind.Object) bool {
+	return obj != nil && (w.c.namespace == "" || obj.GetNamespace() == w.c.namespace || w.c.kind.Scope == kind.Cluster) &&
+		(w.c.name == "" || obj.GetName() == w.c.name) && w.sel.matches(obj)
+}
+
+// select1 turns a change into what this watch sees of it.
+func (w *source) select1(ch *view.Change) (event, bool) {
+	is := w.covers(ch.New)
+	if w.sel.all() && w.c.namespace == "" && w.c.name == "" {
+		switch {
+		case ch.New == nil:
+			return event{typ: watch.Deleted, obj: ch.Last, change: ch}, true
+		case ch.Old == nil:
+			return event{typ: watch.Added, obj: ch.New, change: ch}, true
+		}
+		return event{typ: watch.Modified, obj: ch.New, change: ch}, true
+	}
+	was := w.covers(ch.Old)
+	switch {
+	case is && was:
+		return event{typ: watch.Modified, obj: ch.New, change: ch}, true
+	case is:
+		return event{typ: watch.Added, obj: ch.New, change: ch}, true
+	case was && ch.New == nil:
+		return event{typ: watch.Deleted, obj: ch.Last, change: ch}, true
+	case was:
+		return event{typ: watch.Deleted, obj: ch.Old, change: ch, moved: true}, true
+	}
+	return event{}, false
+}
+
+// object is what the client gets to see: of the served version, and for one that
+// left the selection with the revision of the change.
+func (w *source) object(e event) (kind.Object, error) {
+	if e.typ == watch.Bookmark {
+		return e.obj, nil
+	}
+	obj := e.obj
+	if e.moved {
+		obj = obj.DeepCopyObject().(kind.Object)
+		obj.SetResourceVersion(strconv.FormatInt(e.change.Revision, 10))
+	}
+	return served(w.c.kind, obj)
+}
+
+// localWatch is a watch.Interface over a source.
+type localWatch struct {
+	events chan watch.Event
+	cancel context.CancelFunc
+	done   chan struct{}
+	once   sync.Once
+}
+
+func (l *localWatch) ResultChan() <-chan watch.Event { return l.events }
+
+// Stop ends the watch and waits for its goroutine.
+func (l *localWatch) Stop() {
+	l.cancel()
+	<-l.done
+}
+
+func (s *Server) watchLocal(ctx context.Context, c *call, o metav1.ListOptions) (watch.Interface, error) {
+	src, err := s.openWatch(ctx, c, o)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	l := &localWatch{events: make(chan watch.Event, 64), cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(l.done)
+		defer close(l.events)
+		defer cancel()
+		src.run(ctx, func(batch []event) error {
+			for _, e := range batch {
+				out := watch.Event{Type: e.typ}
+				if e.status != nil {
+					out.Object = e.status
+				} else {
+					obj, err := src.object(e)
+					if err != nil {
+						st := statusError(err).Status()
+						out = watch.Event{Type: watch.Error, Object: &st}
+					} else {
+						out.Object = obj
+					}
+				}
+				select {
+				case l.events <- out:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			return nil
+		})
+	}()
+	return l, nil
+}
+
+// flusher is what a watch needs of a ResponseWriter.
+type flusher interface {
+	http.ResponseWriter
+	http.Flusher
+}

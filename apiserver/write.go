@@ -1,0 +1,527 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"proa.dev/apiserver/admit"
+	"proa.dev/kind"
+	"proa.dev/store"
+)
+
+// storedBytes is the value of obj in the store: without its resourceVersion,
+// which the revision of the key says.
+func storedBytes(k *kind.Kind, obj kind.Object) ([]byte, error) {
+	obj.SetResourceVersion("")
+	obj.SetSelfLink("")
+	b, err := kind.EncodeStored(k, obj)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s %q: %w", k, obj.GetName(), err)
+	}
+	return b, nil
+}
+
+func decodeKV(k *kind.Kind, kv store.KV) (kind.Object, error) {
+	if obj, ok := kv.Attached.(kind.Object); ok {
+		return obj, nil
+	}
+	obj, err := kind.DecodeStored(k, kv.Value)
+	if err != nil {
+		return nil, fmt.Errorf("decode %s: %w", kv.Key, err)
+	}
+	obj.SetResourceVersion(strconv.FormatInt(kv.ModRevision, 10))
+	return obj, nil
+}
+
+// put writes obj, which nobody may change afterwards, and waits until reads see it.
+func (s *Server) put(ctx context.Context, c *call, obj kind.Object, expect int64) error {
+	k := c.kind.Root()
+	obj.GetObjectKind().SetGroupVersionKind(k.GVK())
+	value, err := storedBytes(k, obj)
+	if err != nil {
+		return err
+	}
+	class := store.Synced
+	if k.Buffered {
+		class = store.Buffered
+	}
+	kv, err := s.store.Put(ctx, k.StoreKey(obj.GetNamespace(), obj.GetName()), value, store.PutOptions{
+		Expect: expect, Class: class, TTL: k.TTL, Attached: obj,
+		Stamp: func(rev int64) { obj.SetResourceVersion(strconv.FormatInt(rev, 10)) },
+	})
+	if err != nil {
+		return err
+	}
+	return s.view.WaitFor(ctx, kv.ModRevision)
+}
+
+// remove deletes old from the store and waits until reads see it.
+func (s *Server) remove(ctx context.Context, c *call, last kind.Object, expect int64) error {
+	k := c.kind.Root()
+	class := store.Synced
+	if k.Buffered {
+		class = store.Buffered
+	}
+	_, rev, err := s.store.Delete(ctx, k.StoreKey(last.GetNamespace(), last.GetName()), store.DeleteOptions{
+		Expect: expect, Class: class, Attached: last,
+		Stamp: func(rev int64) { last.SetResourceVersion(strconv.FormatInt(rev, 10)) },
+	})
+	if err != nil {
+		return err
+	}
+	return s.view.WaitFor(ctx, rev)
+}
+
+// checkNamespace refuses a body that names another namespace than the request,
+// and fills in a missing one.
+func checkNamespace(c *call, obj kind.Object) error {
+	if c.kind.Scope == kind.Cluster {
+		if obj.GetNamespace() != "" && c.namespace == "" {
+			return apierrors.NewBadRequest("namespace may not be set on a cluster-scoped object")
+		}
+		return nil
+	}
+	switch obj.GetNamespace() {
+	case "":
+		obj.SetNamespace(c.namespace)
+	case c.namespace:
+	default:
+		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+	}
+	return nil
+}
+
+// create makes an object; obj is the server's to change.
+func (s *Server) create(ctx context.Context, c *call, obj kind.Object, o metav1.CreateOptions) (kind.Object, error) {
+	if errs := metav1validation.ValidateCreateOptions(&o); len(errs) > 0 {
+		return nil, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "CreateOptions"}, "", errs)
+	}
+	if err := checkNamespace(c, obj); err != nil {
+		return nil, err
+	}
+	if obj.GetResourceVersion() != "" && obj.GetResourceVersion() != "0" {
+		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
+	}
+	dry := isDryRun(o.DryRun)
+	if c.kind.Default != nil {
+		c.kind.Default(obj)
+	}
+	if c.kind.Stored != nil && c.kind.Validate != nil {
+		// The stored twin may be laxer than the version that was sent.
+		trial := obj.DeepCopyObject().(kind.Object)
+		s.fillSystemFields(c, trial)
+		if trial.GetName() == "" && trial.GetGenerateName() != "" {
+			trial.SetName(s.generateName(trial.GetGenerateName()))
+		}
+		if c.kind.PrepareCreate != nil {
+			c.kind.PrepareCreate(trial)
+		}
+		if errs := c.kind.Validate(trial); len(errs) > 0 {
+			return nil, invalid(c.kind, trial.GetName(), errs)
+		}
+	}
+	obj, err := toStored(c.kind, obj)
+	if err != nil {
+		return nil, err
+	}
+	k := c.kind.Root()
+	if k != c.kind && k.Default != nil {
+		k.Default(obj)
+	}
+	s.fillSystemFields(c, obj)
+	generated := obj.GetName() == "" && obj.GetGenerateName() != ""
+	if generated {
+		obj.SetName(s.generateName(obj.GetGenerateName()))
+	}
+	if err := s.fresh(ctx); err != nil {
+		return nil, err
+	}
+	r := &admit.Request{Kind: k, Operation: admit.Create, User: c.user, Namespace: obj.GetNamespace(), Name: obj.GetName(),
+		Object: obj, DryRun: dry, Now: s.clock.Now(), Snapshot: s.view.Snapshot(), Warn: c.warn}
+	if err := s.mutate(ctx, r); err != nil {
+		return nil, err
+	}
+	obj = r.Object
+	if k.PrepareCreate != nil {
+		k.PrepareCreate(obj)
+	}
+	undo := func() {}
+	if s.cfg.ServiceIPs != nil && k == kind.Service {
+		if undo, err = s.cfg.ServiceIPs(ctx, r); err != nil {
+			return nil, err
+		}
+		if undo == nil {
+			undo = func() {}
+		}
+	}
+	done := false
+	defer func() {
+		if !done {
+			undo()
+		}
+	}()
+	if k.Validate != nil {
+		if errs := k.Validate(obj); len(errs) > 0 {
+			return nil, invalid(k, obj.GetName(), errs)
+		}
+	}
+	if obj.GetName() == "" {
+		return nil, invalid(k, "", field.ErrorList{field.Required(field.NewPath("metadata", "name"), "name or generateName is required")})
+	}
+	if k.Warnings != nil {
+		for _, w := range k.Warnings(obj, nil) {
+			c.warn(w)
+		}
+	}
+	release, err := s.check(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if dry {
+		release()
+		if s.view.Snapshot().Get(k, obj.GetNamespace(), obj.GetName()) != nil {
+			return nil, apierrors.NewAlreadyExists(k.GroupResource(), obj.GetName())
+		}
+		return served(c.kind, obj)
+	}
+	for try := 0; ; try++ {
+		err = s.put(ctx, c, obj, store.Absent)
+		if err == nil {
+			done = true
+			return served(c.kind, obj)
+		}
+		if errors.Is(err, store.ErrExists) && generated && try < 7 {
+			obj.SetName(s.generateName(obj.GetGenerateName()))
+			continue
+		}
+		break
+	}
+	release()
+	if errors.Is(err, store.ErrExists) && generated {
+		e := apierrors.NewGenerateNameConflict(k.GroupResource(), obj.GetName(), 1)
+		return nil, e
+	}
+	return nil, storeError(c, obj.GetName(), err)
+}
+
+// fillSystemFields sets what only the server may say about a new object.
+func (s *Server) fillSystemFields(c *call, obj kind.Object) {
+	obj.SetUID(s.newUID())
+	obj.SetCreationTimestamp(s.now())
+	obj.SetDeletionTimestamp(nil)
+	obj.SetDeletionGracePeriodSeconds(nil)
+	obj.SetGeneration(0)
+	obj.SetSelfLink("")
+	obj.SetManagedFields(nil)
+	obj.SetResourceVersion("")
+}
+
+// change is one modification of an object through a door.
+type change struct {
+	// make returns the new state from a private copy of the old one; it is called
+	// again when another writer was faster. The object is of c.kind.
+	make func(old kind.Object) (kind.Object, error)
+	// door prepares and checks; nil fields are skipped.
+	door   *kind.Door
+	dryRun bool
+	// strict: a resourceVersion in the new object must be the current one; without
+	// one, the write is unconditional (allowed only if the row says so).
+	needVersion bool
+	// createAbsent makes the object when there is none.
+	createAbsent func() (kind.Object, error)
+	// body is what was sent to a subresource with another kind.
+	warnings bool
+}
+
+// mainDoor is the row's own way of updating.
+func mainDoor(k *kind.Kind) *kind.Door {
+	return &kind.Door{PrepareUpdate: k.PrepareUpdate, ValidateUpdate: k.ValidateUpdate}
+}
+
+// maxTries bounds how often an unconditional change meets faster writers.
+const maxTries = 64
+
+// modify carries a change out: read, make, admit, check, write, and again when
+// somebody else was faster.
+func (s *Server) modify(ctx context.Context, c *call, ch change) (obj kind.Object, created bool, err error) {
+	k := c.kind.Root()
+	for try := 0; ; try++ {
+		if err := s.fresh(ctx); err != nil {
+			return nil, false, err
+		}
+		snap := s.view.Snapshot()
+		old := snap.Get(k, c.namespace, c.name)
+		if old == nil {
+			if ch.createAbsent != nil {
+				obj, err := ch.createAbsent()
+				return obj, err == nil, err
+			}
+			return nil, false, notFound(c, c.name)
+		}
+		oldServed, err := served(c.kind, old)
+		if err != nil {
+			return nil, false, err
+		}
+		obj, err := ch.make(oldServed.DeepCopyObject().(kind.Object))
+		if err != nil {
+			return nil, false, err
+		}
+		if err := checkIdentity(c, obj, old, ch.needVersion); err != nil {
+			return nil, false, err
+		}
+		conditional := obj.GetResourceVersion() != "" && obj.GetResourceVersion() != "0"
+		if conditional && obj.GetResourceVersion() != old.GetResourceVersion() {
+			return nil, false, modified(c, c.name)
+		}
+		carryOver(obj, old)
+		if c.kind.Default != nil {
+			c.kind.Default(obj)
+		}
+		if c.kind.Stored != nil && ch.door != nil && c.sub == "" && c.kind.ValidateUpdate != nil {
+			if errs := c.kind.ValidateUpdate(obj, oldServed); len(errs) > 0 {
+				return nil, false, invalid(c.kind, c.name, errs)
+			}
+		}
+		if obj, err = toStored(c.kind, obj); err != nil {
+			return nil, false, err
+		}
+		if k != c.kind && k.Default != nil {
+			k.Default(obj)
+		}
+		r := &admit.Request{Kind: k, Sub: c.sub, Operation: admit.Update, User: c.user, Namespace: c.namespace, Name: c.name,
+			Object: obj, Old: old, DryRun: ch.dryRun, Now: s.clock.Now(), Snapshot: snap, Warn: c.warn}
+		obj, written, err := s.modifyOnce(ctx, c, ch, r, conditional)
+		if err == nil {
+			if !written {
+				obj = old
+			}
+			out, err := served(c.kind, obj)
+			return out, false, err
+		}
+		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound) {
+			return nil, false, storeError(c, c.name, err)
+		}
+		if conditional || try >= maxTries {
+			return nil, false, modified(c, c.name)
+		}
+		if try > 8 {
+			if err := s.pause(ctx, try); err != nil {
+				return nil, false, err
+			}
+		}
+	}
+}
+
+// modifyOnce is one attempt: its conflicts are the store's errors.
+func (s *Server) modifyOnce(ctx context.Context, c *call, ch change, r *admit.Request, conditional bool) (obj kind.Object, written bool, err error) {
+	k, old := c.kind.Root(), r.Old
+	if err := s.mutate(ctx, r); err != nil {
+		return nil, false, err
+	}
+	obj = r.Object
+	if ch.door != nil && ch.door.PrepareUpdate != nil {
+		ch.door.PrepareUpdate(obj, old)
+	}
+	undo := func() {}
+	if s.cfg.ServiceIPs != nil && k == kind.Service && c.sub == "" {
+		if undo, err = s.cfg.ServiceIPs(ctx, r); err != nil {
+			return nil, false, err
+		}
+		if undo == nil {
+			undo = func() {}
+		}
+	}
+	defer func() {
+		if err != nil || !written {
+			undo()
+		}
+	}()
+	if ch.door != nil && ch.door.ValidateUpdate != nil {
+		if errs := ch.door.ValidateUpdate(obj, old); len(errs) > 0 {
+			return nil, false, invalid(k, c.name, errs)
+		}
+	}
+	if ch.warnings && k.Warnings != nil {
+		for _, w := range k.Warnings(obj, old) {
+			c.warn(w)
+		}
+	}
+	release, err := s.check(ctx, r)
+	if err != nil {
+		return nil, false, err
+	}
+	if ch.dryRun {
+		release()
+		return obj, true, nil
+	}
+	obj.SetResourceVersion(old.GetResourceVersion())
+	obj.GetObjectKind().SetGroupVersionKind(old.GetObjectKind().GroupVersionKind())
+	expect := objectVersion(old)
+	if goesNow(obj) {
+		if err := s.remove(ctx, c, obj, expect); err != nil {
+			release()
+			return nil, false, err
+		}
+		return obj, true, nil
+	}
+	if apiequality.Semantic.DeepEqual(obj, old) {
+		release()
+		// The view may be behind: only the store knows whether this is the newest.
+		return old, false, nil
+	}
+	if err := s.put(ctx, c, obj, expect); err != nil {
+		release()
+		return nil, false, err
+	}
+	return obj, true, nil
+}
+
+// goesNow says that a write has taken away the last thing that kept a deleted
+// object.
+func goesNow(obj kind.Object) bool {
+	return obj.GetDeletionTimestamp() != nil && !held(obj) &&
+		(obj.GetDeletionGracePeriodSeconds() == nil || *obj.GetDeletionGracePeriodSeconds() == 0)
+}
+
+// held says that finalizers keep the object.
+func held(obj kind.Object) bool {
+	if len(obj.GetFinalizers()) > 0 {
+		return true
+	}
+	ns, ok := obj.(*corev1.Namespace)
+	return ok && len(ns.Spec.Finalizers) > 0
+}
+
+// checkIdentity compares what the new state says about itself with the request.
+func checkIdentity(c *call, obj, old kind.Object, needVersion bool) error {
+	if obj.GetName() != c.name {
+		if obj.GetName() == "" {
+			return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s based on URL) was undeterminable: name must be provided", c.name))
+		}
+		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), c.name))
+	}
+	if obj.GetNamespace() != c.namespace {
+		if obj.GetNamespace() != "" {
+			return apierrors.NewBadRequest(fmt.Sprintf("the namespace of the object (%s) does not match the namespace on the request (%s)", obj.GetNamespace(), c.namespace))
+		}
+		obj.SetNamespace(c.namespace)
+	}
+	if obj.GetUID() != "" && obj.GetUID() != old.GetUID() {
+		return apierrors.NewConflict(c.kind.GroupResource(), c.name,
+			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", obj.GetUID(), old.GetUID()))
+	}
+	if rv := obj.GetResourceVersion(); needVersion && (rv == "" || rv == "0") && !c.kind.Root().UnconditionalUpdate {
+		return invalid(c.kind, c.name, field.ErrorList{field.Invalid(field.NewPath("metadata", "resourceVersion"), uint64(0), "must be specified for an update")})
+	}
+	return nil
+}
+
+// carryOver keeps what no client may change or leave out.
+func carryOver(obj, old kind.Object) {
+	if obj.GetUID() == "" {
+		obj.SetUID(old.GetUID())
+	}
+	if t := obj.GetCreationTimestamp(); t.IsZero() {
+		obj.SetCreationTimestamp(old.GetCreationTimestamp())
+	}
+	if old.GetDeletionTimestamp() != nil {
+		obj.SetDeletionTimestamp(old.GetDeletionTimestamp())
+	} else {
+		obj.SetDeletionTimestamp(nil)
+	}
+	obj.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
+	obj.SetGeneration(old.GetGeneration())
+	obj.SetSelfLink("")
+	obj.SetManagedFields(old.GetManagedFields())
+}
+
+// pause waits a little longer with every try, so that many unconditional
+// writers of one object get through.
+func (s *Server) pause(ctx context.Context, try int) error {
+	var b [1]byte
+	s.rand.Read(b[:])
+	t := s.clock.NewTimer(msec(try/4 + int(b[0])%(try+1)))
+	defer t.Stop()
+	select {
+	case <-t.C():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// update replaces an object through the main door or a subresource.
+func (s *Server) update(ctx context.Context, c *call, obj kind.Object, o metav1.UpdateOptions) (out kind.Object, created bool, err error) {
+	if errs := metav1validation.ValidateUpdateOptions(&o); len(errs) > 0 {
+		return nil, false, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "UpdateOptions"}, "", errs)
+	}
+	door, err := s.door(c)
+	if err != nil {
+		return nil, false, err
+	}
+	first := true
+	ch := change{door: door, dryRun: isDryRun(o.DryRun), needVersion: true, warnings: c.sub == "",
+		make: func(kind.Object) (kind.Object, error) {
+			if first {
+				first = false
+				return obj, nil
+			}
+			return nil, store.ErrConflict
+		}}
+	// A second try needs the sent object again; admission changes it, so keep one.
+	if c.kind.UnconditionalUpdate || c.kind.Root().UnconditionalUpdate {
+		sent := obj.DeepCopyObject().(kind.Object)
+		ch.make = func(kind.Object) (kind.Object, error) { return sent.DeepCopyObject().(kind.Object), nil }
+	}
+	if c.sub == "" && c.kind.Root().AllowCreateOnUpdate {
+		ch.createAbsent = func() (kind.Object, error) {
+			if obj.GetName() != c.name {
+				return nil, apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), c.name))
+			}
+			if obj.GetUID() != "" {
+				return nil, apierrors.NewConflict(c.kind.GroupResource(), c.name, fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: ", obj.GetUID()))
+			}
+			if err := s.authorize(ctx, c, "create", ""); err != nil {
+				return nil, err
+			}
+			fresh := obj.DeepCopyObject().(kind.Object)
+			if rv := fresh.GetResourceVersion(); rv != "" && rv != "0" {
+				return nil, notFound(c, c.name)
+			}
+			return s.create(ctx, c, fresh, metav1.CreateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager})
+		}
+	}
+	out, created, err = s.modify(ctx, c, ch)
+	if errors.Is(err, store.ErrConflict) {
+		err = modified(c, c.name)
+	}
+	return out, created, err
+}
+
+// door finds the way that a subresource takes into the object.
+func (s *Server) door(c *call) (*kind.Door, error) {
+	k := c.kind.Root()
+	switch c.sub {
+	case "":
+		return mainDoor(k), nil
+	case "status":
+		if k.Status != nil {
+			return k.Status, nil
+		}
+	default:
+		if d := s.specialDoor(k, c.sub); d != nil {
+			return d, nil
+		}
+	}
+	return nil, apierrors.NewGenericServerResponse(404, "", schema.GroupResource{}, "", "the server could not find the requested resource", 0, false)
+}
