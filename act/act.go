@@ -46,7 +46,9 @@ func (l List) String() string {
 	return b.String()
 }
 
-// Create makes Object; with GenerateName and no Name the server names it.
+// Create makes Object; with GenerateName and no Name the server names it. With
+// both, the planner chose the name (from the snapshot, so that it can speak of it
+// in events); scenarios show the generated part as "?".
 // "Already exists" is a conflict: plan again.
 type Create struct {
 	Kind   *kind.Kind
@@ -157,8 +159,8 @@ func because(b *strings.Builder, reason string) {
 func (a Create) String() string {
 	var b strings.Builder
 	r := a.Ref()
-	if a.Object.GetName() == "" {
-		r.Name += "?"
+	if g := a.Object.GetGenerateName(); g != "" {
+		r.Name = g + "?"
 	}
 	fmt.Fprintf(&b, "create %s", r)
 	if o := metav1.GetControllerOf(a.Object); o != nil {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/tidwall/btree"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"proa.dev/kind"
 )
@@ -53,6 +54,7 @@ type Snapshot struct {
 	tables   map[*kind.Kind]*tree
 	owned    *tree // ownerUID/plural.group/namespace/name
 	onNode   *tree // node/namespace/name of pods
+	orphans  *tree // namespace/name of pods without a controller
 }
 
 // Revision of the newest write that the snapshot contains.
@@ -118,6 +120,11 @@ func (s Snapshot) PodsOn(node string) iter.Seq[*corev1.Pod] {
 			}
 		}
 	}
+}
+
+// OrphanPods yields a namespace's pods that no controller owns.
+func (s Snapshot) OrphanPods(namespace string) iter.Seq[*corev1.Pod] {
+	return typed[*corev1.Pod](scan(s.orphans, namespace+"/"))
 }
 
 // Get returns the typed object, or the zero T (nil) when there is none.
@@ -226,11 +233,12 @@ type View struct {
 	table  *kind.Table
 	window int
 
-	mu     sync.Mutex
-	tables map[*kind.Kind]*tree
-	owned  tree
-	onNode tree
-	dirty  map[*kind.Kind]bool
+	mu      sync.Mutex
+	tables  map[*kind.Kind]*tree
+	owned   tree
+	onNode  tree
+	orphans tree
+	dirty   map[*kind.Kind]bool
 
 	rings    map[*kind.Kind]*ring
 	revision int64
@@ -370,6 +378,7 @@ func (v *View) set(k *kind.Kind, old, new kind.Object) {
 		}
 		if p, ok := old.(*corev1.Pod); ok {
 			v.onNode.Delete(p.Spec.NodeName + "\x00" + id)
+			v.orphans.Delete(id)
 		}
 	}
 	if new != nil {
@@ -380,6 +389,9 @@ func (v *View) set(k *kind.Kind, old, new kind.Object) {
 		}
 		if p, ok := new.(*corev1.Pod); ok {
 			v.onNode.Set(p.Spec.NodeName+"\x00"+id, new)
+			if metav1.GetControllerOfNoCopy(p) == nil {
+				v.orphans.Set(id, new)
+			}
 		}
 	}
 }
@@ -405,7 +417,7 @@ func (v *View) Snapshot() Snapshot {
 	}
 	clear(v.dirty)
 	v.frozen = tables
-	s := &Snapshot{revision: v.revision, tables: tables, owned: v.owned.Copy(), onNode: v.onNode.Copy()}
+	s := &Snapshot{revision: v.revision, tables: tables, owned: v.owned.Copy(), onNode: v.onNode.Copy(), orphans: v.orphans.Copy()}
 	v.snap.Store(s)
 	v.isStale.Store(false)
 	return *s

@@ -25,7 +25,9 @@ const (
 func Part(ca string) control.Part {
 	return control.Part{
 		Name: "root-ca-certificate-publisher", Kind: kind.Namespace,
-		Plan: func(s view.Snapshot, ref view.Ref, _ time.Time) (act.List, time.Time) { return Plan(s, ref, ca), time.Time{} },
+		Plan: func(s view.Snapshot, ref view.Ref, _ time.Time) (act.List, time.Time) {
+			return Plan(s, ref, ca), time.Time{}
+		},
 		Wakes: []control.Wake{{Kind: kind.ConfigMap, To: func(_ view.Snapshot, o kind.Object) []view.Ref {
 			if o.GetName() != name {
 				return nil
