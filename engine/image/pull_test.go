@@ -3,6 +3,7 @@ package image
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -566,5 +567,31 @@ func TestPullThenImportIsImported(t *testing.T) {
 	img, _ := s.Get("web:1")
 	if img.Source != Imported || len(img.Names) != 2 || len(s.Candidates()) != 0 {
 		t.Errorf("image: %+v", img)
+	}
+}
+
+func TestPullOverTLS(t *testing.T) {
+	reg := newRegistry(t)
+	b := simple(t, gzipped, "one")
+	reg.push(t, "web", "1", b)
+	secure := httptest.NewTLSServer(reg.Config.Handler)
+	defer secure.Close()
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	host := strings.TrimPrefix(secure.URL, "https://")
+
+	_, err := pull(openStore(t), host+"/web:1", nil)
+	wantError(t, err, "certificate")
+	_, err = pull(openStore(t, func(c *Config) { c.Mirrors = map[string][]Mirror{"*": {{Endpoint: secure.URL, Final: true}}} }), "web:1", nil)
+	wantError(t, err, secure.URL, "certificate")
+
+	pool := x509.NewCertPool()
+	pool.AddCert(secure.Certificate())
+	for name, edit := range map[string]func(*Config){
+		"authority": func(c *Config) { c.RootCAs = pool },
+		"insecure":  func(c *Config) { c.Mirrors = map[string][]Mirror{host: {{Endpoint: secure.URL, Insecure: true}}} },
+	} {
+		if img, err := pull(openStore(t, edit), host+"/web:1", nil); err != nil || img.ID != b.id() {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -138,10 +139,10 @@ func (s *Store) connect(ctx context.Context, ep endpoint, ref Reference) (*repos
 		if g.failure() != nil && errors.Is(err, errScheme) {
 			err = g.failure()
 		}
-		return nil, answer("token", reg.Scheme()+"://"+g.host+"/v2/", err)
+		return nil, answer("token", cmp.Or(ep.scheme, "https")+"://"+g.host+"/v2/", err)
 	}
-	scheme := reg.Scheme()
-	if ep.scheme == "" {
+	scheme := ep.scheme
+	if scheme == "" {
 		scheme = g.scheme()
 	}
 	return &repository{
@@ -182,8 +183,12 @@ type guard struct {
 func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	own := req.URL.Host == g.host
 	plain := req.URL.Scheme == "http"
+	// A registry on loopback may speak either, but one whose certificate is
+	// wrong does not speak plain http.
+	var certificate *tls.CertificateVerificationError
+	mayPlain := g.ep.scheme == "http" || g.ep.scheme == "" && loopback(g.host) && !errors.As(g.failure(), &certificate)
 	switch {
-	case own && plain && g.ep.scheme != "http" && !(g.ep.scheme == "" && loopback(g.host)),
+	case own && plain && !mayPlain,
 		own && !plain && g.ep.scheme == "http",
 		!own && plain && !g.ep.insecure && !loopback(req.URL.Host) && (req.Header.Get("Authorization") != "" || req.Body != nil && req.Body != http.NoBody):
 		return nil, errScheme
@@ -365,6 +370,7 @@ type blobReader struct {
 	framed bool // the transport tells a complete body from a broken one
 	cancel context.CancelCauseFunc
 	stall  *time.Timer
+	err    error // the end, of whichever kind
 }
 
 func (b *blobReader) connect() error {
@@ -394,6 +400,15 @@ func (b *blobReader) connect() error {
 }
 
 func (b *blobReader) Read(p []byte) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	n, err := b.read(p)
+	b.err = err
+	return n, err
+}
+
+func (b *blobReader) read(p []byte) (int, error) {
 	for {
 		b.stall.Reset(b.repo.cfg.StallTimeout)
 		n, err := b.body.Read(p)
