@@ -99,6 +99,9 @@ type Kind struct {
 	ToStored   func(obj Object) (Object, error)
 	FromStored func(obj Object) (Object, error)
 
+	// Deprecated is sent as a warning with every answer about this kind.
+	Deprecated string
+
 	// Virtual kinds are never stored: their create computes an answer
 	// (TokenReview, SubjectAccessReview) in package apiserver.
 	Virtual bool

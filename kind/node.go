@@ -16,8 +16,9 @@ var ComponentStatus = define[corev1.ComponentStatusList](Row[*corev1.ComponentSt
 		ShortNames: []string{"cs"},
 		Scope:      Cluster,
 	},
-	Verbs:   []string{"get", "list"},
-	Virtual: true,
+	Verbs:      []string{"get", "list"},
+	Virtual:    true,
+	Deprecated: "v1 ComponentStatus is deprecated in v1.19+",
 })
 
 // Node is a machine.

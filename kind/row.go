@@ -29,6 +29,7 @@ type Row[P Object] struct {
 	Virtual, Buffered                        bool
 	AllowCreateOnUpdate, UnconditionalUpdate bool
 	TTL                                      time.Duration
+	Deprecated                               string
 	Default                                  func(obj P)
 	PrepareCreate                            func(obj P)
 	PrepareUpdate                            func(new, old P)
@@ -98,7 +99,7 @@ func erase[T any, P pointer[T]](r Row[P]) *Kind {
 		New:   func() Object { return P(new(T)) },
 		Verbs: r.Verbs, Subresources: r.Subresources, Columns: r.Columns,
 		AllowCreateOnUpdate: r.AllowCreateOnUpdate, UnconditionalUpdate: r.UnconditionalUpdate,
-		Buffered: r.Buffered, TTL: r.TTL, Virtual: r.Virtual, Stored: r.Stored,
+		Buffered: r.Buffered, TTL: r.TTL, Virtual: r.Virtual, Stored: r.Stored, Deprecated: r.Deprecated,
 	}
 	if k.Singular == "" {
 		k.Singular = strings.ToLower(k.Kind)
