@@ -527,9 +527,6 @@ func cronJobSpec(s, old *batchv1.CronJobSpec, path *field.Path) field.ErrorList 
 	}
 	errs = append(errs, requiredSupported(s.ConcurrencyPolicy, path.Child("concurrencyPolicy"), batchv1.AllowConcurrent, batchv1.ForbidConcurrent, batchv1.ReplaceConcurrent)...)
 	errs = append(errs, jobSpec(&s.JobTemplate.Spec, path.Child("jobTemplate", "spec"))...)
-	if s.JobTemplate.Spec.ManualSelector != nil {
-		errs = append(errs, unchanged(s.JobTemplate.Spec.ManualSelector, (*bool)(nil), path.Child("jobTemplate", "spec", "manualSelector"))...)
-	}
 	if s.SuccessfulJobsHistoryLimit != nil {
 		errs = append(errs, nonNegative(int64(*s.SuccessfulJobsHistoryLimit), path.Child("successfulJobsHistoryLimit"))...)
 	}
