@@ -113,6 +113,9 @@ func (r *route) serves() (found, allowed bool) {
 				return true, false
 			}
 		}
+		if r.name == "" && isOneOf(r.verb, "update", "patch") || r.name != "" && r.verb == "create" {
+			return true, false
+		}
 		return true, hasVerb(k.Verbs, r.verb)
 	}
 	if k.Scope == kind.Namespaced && !r.hasNamespaceSegments || k.Scope == kind.Cluster && r.hasNamespaceSegments || r.name == "" {

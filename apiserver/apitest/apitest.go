@@ -1,0 +1,161 @@
+// Package apitest starts a whole API server in a test: memory store, view, fed
+// from the store, and the handler on a loopback port with TLS and HTTP/2. The
+// bearer token names the user: "admin" may do everything, any other name nothing
+// but read health, version and discovery, unless Authz says otherwise.
+package apitest
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/client-go/rest"
+
+	"proa.dev/apiserver"
+	"proa.dev/apiserver/auth"
+	"proa.dev/kind"
+	"proa.dev/store"
+	"proa.dev/store/mem"
+	"proa.dev/view"
+)
+
+// Cluster is a running server.
+type Cluster struct {
+	Store  store.Store
+	View   *view.View
+	Server *apiserver.Server
+	HTTP   *httptest.Server
+	// Admin is a configuration for client-go with every right.
+	Admin *rest.Config
+}
+
+// Tokens authenticates by the name in the token.
+type Tokens struct{}
+
+// Authenticate implements auth.Authenticator.
+func (Tokens) Authenticate(r *http.Request) (auth.User, bool, error) {
+	t, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		return auth.User{}, false, nil
+	}
+	u, _, ok, err := Tokens{}.AuthenticateToken(r.Context(), t, nil)
+	return u, ok, err
+}
+
+// AuthenticateToken implements auth.TokenAuthenticator.
+func (Tokens) AuthenticateToken(_ context.Context, token string, _ []string) (auth.User, []string, bool, error) {
+	if token == "" || token == "unknown" {
+		return auth.User{}, nil, false, nil
+	}
+	u := auth.User{Name: token, Groups: []string{auth.AllAuthenticated}}
+	if token == "admin" {
+		u.Groups = append(u.Groups, auth.Masters)
+	}
+	return u, []string{"api"}, true, nil
+}
+
+// AdminOnly allows system:masters everything and everyone what is public.
+type AdminOnly struct{}
+
+// Authorize implements auth.Authorizer.
+func (AdminOnly) Authorize(_ context.Context, a auth.Attributes) (auth.Decision, string, error) {
+	if a.User.In(auth.Masters) {
+		return auth.Allow, "", nil
+	}
+	for _, p := range []string{"/healthz", "/livez", "/readyz", "/version", "/api", "/openapi"} {
+		if a.Path != "" && strings.HasPrefix(a.Path, p) {
+			return auth.Allow, "", nil
+		}
+	}
+	return auth.NoOpinion, "", nil
+}
+
+// Admin is the identity of the admin token.
+var Admin = auth.User{Name: "admin", Groups: []string{auth.AllAuthenticated, auth.Masters}}
+
+// Start runs a server until the test ends. change may adapt the configuration.
+func Start(t testing.TB, change func(*apiserver.Config)) *Cluster {
+	t.Helper()
+	st := mem.Open(mem.Config{})
+	v := view.New(kind.All, 0)
+	cfg := apiserver.Config{Table: kind.All, Store: st, View: v, Authn: Tokens{}, Tokens: Tokens{}, Authz: AdminOnly{},
+		Version: version.Info{Major: "1", Minor: "37", GitVersion: "v1.37.0+proa"}}
+	if change != nil {
+		change(&cfg)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	started := make(chan struct{})
+	running.Go(func() { feed(ctx, t, cfg.Store, v, started) })
+	<-started
+	s, err := apiserver.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hs := httptest.NewUnstartedServer(s.Handler())
+	hs.EnableHTTP2 = true
+	hs.StartTLS()
+	t.Cleanup(func() {
+		s.Drain()
+		hs.CloseClientConnections()
+		hs.Close()
+		cancel()
+		running.Wait()
+		cfg.Store.Close()
+	})
+	return &Cluster{Store: cfg.Store, View: v, Server: s, HTTP: hs,
+		Admin: &rest.Config{Host: hs.URL, BearerToken: "admin", TLSClientConfig: rest.TLSClientConfig{Insecure: true}, QPS: -1}}
+}
+
+// feed shows the view what the store has and what happens to it.
+func feed(ctx context.Context, t testing.TB, st store.Store, v *view.View, started chan struct{}) {
+	page, err := st.Range(ctx, "/registry/", store.PrefixEnd("/registry/"), 0, 0)
+	if err != nil {
+		t.Errorf("read the store: %v", err)
+	}
+	for _, kv := range page.KVs {
+		k, _, _ := v.Table().ByStoreKey(kv.Key)
+		obj, err := kind.DecodeStored(k, kv.Value)
+		if err != nil {
+			t.Errorf("decode %s: %v", kv.Key, err)
+			continue
+		}
+		v.Load(k, obj)
+	}
+	v.Loaded(page.Revision)
+	w, err := st.Watch(ctx, "/registry/", page.Revision)
+	close(started)
+	if err != nil {
+		t.Errorf("watch the store: %v", err)
+		return
+	}
+	defer w.Close()
+	for {
+		events, progress, err := w.Next(ctx)
+		if err != nil {
+			return
+		}
+		var changes []view.Change
+		for _, e := range events {
+			k, _, _ := v.Table().ByStoreKey(e.KV.Key)
+			if k == nil {
+				continue
+			}
+			obj, ok := e.KV.Attached.(kind.Object)
+			if !ok {
+				t.Errorf("event of %s without its object", e.KV.Key)
+				continue
+			}
+			if e.Deleted {
+				changes = append(changes, view.Change{Kind: k, Revision: e.KV.ModRevision, Last: obj})
+			} else {
+				changes = append(changes, view.Change{Kind: k, Revision: e.KV.ModRevision, New: obj})
+			}
+		}
+		v.ApplyAll(changes, progress)
+	}
+}
