@@ -9,6 +9,8 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+
+	"proa.dev/kind/validate"
 )
 
 // HorizontalPodAutoscaler changes a workload's replicas with its load. It is
@@ -21,6 +23,8 @@ var HorizontalPodAutoscaler = define[autoscalingv2.HorizontalPodAutoscalerList](
 		Scope:      Namespaced,
 		Prefix:     "horizontalpodautoscalers",
 	},
+	Validate:            validate.HorizontalPodAutoscaler,
+	ValidateUpdate:      validate.HorizontalPodAutoscalerUpdate,
 	UnconditionalUpdate: true,
 	Default:             defaultAutoscaler,
 	PrepareCreate: func(h *autoscalingv2.HorizontalPodAutoscaler) {
@@ -28,7 +32,8 @@ var HorizontalPodAutoscaler = define[autoscalingv2.HorizontalPodAutoscalerList](
 	},
 	PrepareUpdate: func(new, old *autoscalingv2.HorizontalPodAutoscaler) { new.Status = old.Status },
 	Status: &DoorOf[*autoscalingv2.HorizontalPodAutoscaler]{
-		PrepareUpdate: func(new, old *autoscalingv2.HorizontalPodAutoscaler) { new.Spec = old.Spec },
+		ValidateUpdate: validate.HorizontalPodAutoscalerStatusUpdate,
+		PrepareUpdate:  func(new, old *autoscalingv2.HorizontalPodAutoscaler) { new.Spec = old.Spec },
 	},
 	Columns: autoscalerColumns,
 	Cells:   autoscalerCells,
@@ -44,6 +49,8 @@ var HorizontalPodAutoscalerV1 = define[autoscalingv1.HorizontalPodAutoscalerList
 		Scope:      Namespaced,
 		Prefix:     "horizontalpodautoscalers",
 	},
+	Validate:            validate.HorizontalPodAutoscalerV1,
+	ValidateUpdate:      validate.HorizontalPodAutoscalerV1Update,
 	UnconditionalUpdate: true,
 	Default:             func(h *autoscalingv1.HorizontalPodAutoscaler) { fillPtr(&h.Spec.MinReplicas, 1) },
 	PrepareCreate: func(h *autoscalingv1.HorizontalPodAutoscaler) {

@@ -8,6 +8,8 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
+
+	"proa.dev/kind/validate"
 )
 
 // CertificateSigningRequest asks a signer for a certificate. Who asks (spec's
@@ -19,6 +21,8 @@ var CertificateSigningRequest = define[certificatesv1.CertificateSigningRequestL
 		Scope:      Cluster,
 		Prefix:     "certificatesigningrequests",
 	},
+	Validate:            validate.CertificateSigningRequest,
+	ValidateUpdate:      validate.CertificateSigningRequestUpdate,
 	UnconditionalUpdate: true,
 	Default: func(c *certificatesv1.CertificateSigningRequest) {
 		for i := range c.Status.Conditions {
@@ -40,10 +44,12 @@ var CertificateSigningRequest = define[certificatesv1.CertificateSigningRequestL
 					new.Spec, new.Status = old.Spec, old.Status
 					new.Status.Conditions = conditions
 				},
+				ValidateUpdate: validate.CertificateSigningRequestApprovalUpdate,
 			}).erase()},
 	},
 	Status: &DoorOf[*certificatesv1.CertificateSigningRequest]{
-		PrepareUpdate: func(new, old *certificatesv1.CertificateSigningRequest) { new.Spec = old.Spec },
+		ValidateUpdate: validate.CertificateSigningRequestStatusUpdate,
+		PrepareUpdate:  func(new, old *certificatesv1.CertificateSigningRequest) { new.Spec = old.Spec },
 	},
 	Selectable: map[string]func(*certificatesv1.CertificateSigningRequest) string{
 		"spec.signerName": func(c *certificatesv1.CertificateSigningRequest) string { return c.Spec.SignerName },

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"proa.dev/kind/validate"
 )
 
 // ConfigMap holds configuration.
@@ -14,6 +16,8 @@ var ConfigMap = define[corev1.ConfigMapList](Row[*corev1.ConfigMap]{
 		Scope:      Namespaced,
 		Prefix:     "configmaps",
 	},
+	Validate:            validate.ConfigMap,
+	ValidateUpdate:      validate.ConfigMapUpdate,
 	UnconditionalUpdate: true,
 	Columns:             columns("Data"),
 	Cells: func(c *corev1.ConfigMap, now time.Time) []any {
@@ -28,6 +32,8 @@ var Secret = define[corev1.SecretList](Row[*corev1.Secret]{
 		Scope:  Namespaced,
 		Prefix: "secrets",
 	},
+	Validate:            validate.Secret,
+	ValidateUpdate:      validate.SecretUpdate,
 	UnconditionalUpdate: true,
 	Default:             defaultSecret,
 	Selectable: map[string]func(*corev1.Secret) string{
@@ -61,8 +67,10 @@ var ServiceAccount = define[corev1.ServiceAccountList](Row[*corev1.ServiceAccoun
 		Scope:      Namespaced,
 		Prefix:     "serviceaccounts",
 	},
-	PrepareCreate: keepSecretNames,
-	PrepareUpdate: func(new, _ *corev1.ServiceAccount) { keepSecretNames(new) },
+	Validate:       validate.ServiceAccount,
+	ValidateUpdate: validate.ServiceAccountUpdate,
+	PrepareCreate:  keepSecretNames,
+	PrepareUpdate:  func(new, _ *corev1.ServiceAccount) { keepSecretNames(new) },
 	Warnings: func(new, old *corev1.ServiceAccount) []string {
 		const enforce = "kubernetes.io/enforce-mountable-secrets"
 		if new.Annotations[enforce] == "true" && (old == nil || old.Annotations[enforce] != "true") {

@@ -6,6 +6,8 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
+
+	"proa.dev/kind/validate"
 )
 
 // CronJob makes Jobs at the times of a schedule.
@@ -17,6 +19,8 @@ var CronJob = define[batchv1.CronJobList](Row[*batchv1.CronJob]{
 		Scope:      Namespaced,
 		Prefix:     "cronjobs",
 	},
+	Validate:            validate.CronJob,
+	ValidateUpdate:      validate.CronJobUpdate,
 	UnconditionalUpdate: true,
 	Default: func(c *batchv1.CronJob) {
 		s := &c.Spec

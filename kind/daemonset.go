@@ -7,6 +7,8 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"proa.dev/kind/validate"
 )
 
 // DaemonSet keeps one pod on each matching node.
@@ -18,6 +20,8 @@ var DaemonSet = define[appsv1.DaemonSetList](Row[*appsv1.DaemonSet]{
 		Scope:      Namespaced,
 		Prefix:     "daemonsets",
 	},
+	Validate:            validate.DaemonSet,
+	ValidateUpdate:      validate.DaemonSetUpdate,
 	UnconditionalUpdate: true,
 	Default:             defaultDaemonSet,
 	PrepareCreate: func(d *appsv1.DaemonSet) {
@@ -42,7 +46,8 @@ var DaemonSet = define[appsv1.DaemonSetList](Row[*appsv1.DaemonSet]{
 		return templateWarnings(templatePath, &new.Spec.Template, &old.Spec.Template)
 	},
 	Status: &DoorOf[*appsv1.DaemonSet]{
-		PrepareUpdate: func(new, old *appsv1.DaemonSet) { new.Spec = old.Spec },
+		ValidateUpdate: validate.DaemonSetStatusUpdate,
+		PrepareUpdate:  func(new, old *appsv1.DaemonSet) { new.Spec = old.Spec },
 	},
 	Columns: columns("Desired:integer, Current:integer, Ready:integer, Up-to-date:integer, Available:integer, Node Selector | Containers, Images, Selector"),
 	Cells: func(d *appsv1.DaemonSet, now time.Time) []any {

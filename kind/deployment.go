@@ -9,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
+
+	"proa.dev/kind/validate"
 )
 
 // Deployment keeps replicas of a template running and changes them gradually.
@@ -20,6 +22,8 @@ var Deployment = define[appsv1.DeploymentList](Row[*appsv1.Deployment]{
 		Scope:      Namespaced,
 		Prefix:     "deployments",
 	},
+	Validate:            validate.Deployment,
+	ValidateUpdate:      validate.DeploymentUpdate,
 	UnconditionalUpdate: true,
 	Default:             defaultDeployment,
 	PrepareCreate: func(d *appsv1.Deployment) {
@@ -36,7 +40,8 @@ var Deployment = define[appsv1.DeploymentList](Row[*appsv1.Deployment]{
 		return templateWarnings(templatePath, &new.Spec.Template, &old.Spec.Template)
 	},
 	Status: &DoorOf[*appsv1.Deployment]{
-		PrepareUpdate: func(new, old *appsv1.Deployment) { new.Spec, new.Labels = old.Spec, old.Labels },
+		ValidateUpdate: validate.DeploymentStatusUpdate,
+		PrepareUpdate:  func(new, old *appsv1.Deployment) { new.Spec, new.Labels = old.Spec, old.Labels },
 	},
 	Scale: &ScaleOf[*appsv1.Deployment]{
 		SpecReplicas:    func(d *appsv1.Deployment) int32 { return ptr.Deref(d.Spec.Replicas, 0) },

@@ -12,6 +12,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/utils/ptr"
+
+	"proa.dev/kind/validate"
 )
 
 // Endpoints is EndpointSlice's elder: all addresses of one service in one object.
@@ -22,6 +24,8 @@ var Endpoints = define[corev1.EndpointsList](Row[*corev1.Endpoints]{
 		Scope:      Namespaced,
 		Prefix:     "services/endpoints",
 	},
+	Validate:            validate.Endpoints,
+	ValidateUpdate:      validate.EndpointsUpdate,
 	Deprecated:          "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
 	UnconditionalUpdate: true,
 	AllowCreateOnUpdate: true,
@@ -47,6 +51,8 @@ var EndpointSlice = define[discoveryv1.EndpointSliceList](Row[*discoveryv1.Endpo
 		Scope:  Namespaced,
 		Prefix: "endpointslices",
 	},
+	Validate:            validate.EndpointSlice,
+	ValidateUpdate:      validate.EndpointSliceUpdate,
 	UnconditionalUpdate: true,
 	Default: func(s *discoveryv1.EndpointSlice) {
 		for i := range s.Ports {

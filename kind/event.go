@@ -8,6 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"proa.dev/kind/validate"
 )
 
 // Event tells that something happened to an object. It goes after an hour.
@@ -18,7 +20,9 @@ var Event = define[corev1.EventList](Row[*corev1.Event]{
 		Scope:      Namespaced,
 		Prefix:     "events",
 	},
-	Buffered: true, TTL: time.Hour,
+	Validate:       validate.Event,
+	ValidateUpdate: validate.EventUpdate,
+	Buffered:       true, TTL: time.Hour,
 	UnconditionalUpdate: true,
 	AllowCreateOnUpdate: true,
 	Selectable: map[string]func(*corev1.Event) string{
@@ -46,7 +50,9 @@ var EventsEvent = define[eventsv1.EventList](Row[*eventsv1.Event]{
 		Scope:      Namespaced,
 		Prefix:     "events",
 	},
-	Buffered: true, TTL: time.Hour,
+	Validate:       validate.EventsEvent,
+	ValidateUpdate: validate.EventsEventUpdate,
+	Buffered:       true, TTL: time.Hour,
 	UnconditionalUpdate: true,
 	AllowCreateOnUpdate: true,
 	Selectable: map[string]func(*eventsv1.Event) string{

@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/utils/ptr"
+
+	"proa.dev/kind/validate"
 )
 
 // Job runs pods until enough of them succeed.
@@ -22,6 +24,8 @@ var Job = define[batchv1.JobList](Row[*batchv1.Job]{
 		Scope:      Namespaced,
 		Prefix:     "jobs",
 	},
+	Validate:            validate.Job,
+	ValidateUpdate:      validate.JobUpdate,
 	UnconditionalUpdate: true,
 	Default:             defaultJob,
 	PrepareCreate: func(j *batchv1.Job) {
@@ -44,7 +48,8 @@ var Job = define[batchv1.JobList](Row[*batchv1.Job]{
 		return append(out, templateWarnings(templatePath, &new.Spec.Template, &old.Spec.Template)...)
 	},
 	Status: &DoorOf[*batchv1.Job]{
-		PrepareUpdate: func(new, old *batchv1.Job) { new.Spec = old.Spec },
+		ValidateUpdate: validate.JobStatusUpdate,
+		PrepareUpdate:  func(new, old *batchv1.Job) { new.Spec = old.Spec },
 	},
 	Selectable: map[string]func(*batchv1.Job) string{
 		"status.successful": func(j *batchv1.Job) string { return strconv.Itoa(int(j.Status.Succeeded)) },

@@ -5,6 +5,8 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	"k8s.io/utils/ptr"
+
+	"proa.dev/kind/validate"
 )
 
 // Lease is a lock with a time limit, and a node's heartbeat.
@@ -14,6 +16,8 @@ var Lease = define[coordinationv1.LeaseList](Row[*coordinationv1.Lease]{
 		Scope:  Namespaced,
 		Prefix: "leases",
 	},
+	Validate:            validate.Lease,
+	ValidateUpdate:      validate.LeaseUpdate,
 	Buffered:            true,
 	AllowCreateOnUpdate: true,
 	Columns:             columns("Holder"),

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"proa.dev/kind/validate"
 )
 
 // Namespace is a room for names.
@@ -16,7 +18,9 @@ var Namespace = define[corev1.NamespaceList](Row[*corev1.Namespace]{
 		Scope:      Cluster,
 		Prefix:     "namespaces",
 	},
-	Verbs: []string{"create", "delete", "get", "list", "patch", "update", "watch"},
+	Validate:       validate.Namespace,
+	ValidateUpdate: validate.NamespaceUpdate,
+	Verbs:          []string{"create", "delete", "get", "list", "patch", "update", "watch"},
 	Default: func(n *corev1.Namespace) {
 		fill(&n.Status.Phase, corev1.NamespaceActive)
 		labelNamespace(n)
@@ -31,11 +35,13 @@ var Namespace = define[corev1.NamespaceList](Row[*corev1.Namespace]{
 	PrepareUpdate: func(new, old *corev1.Namespace) { new.Spec, new.Status = old.Spec, old.Status },
 	Subresources: []Subresource{
 		{Name: "finalize", Kind: "Namespace", Verbs: []string{"update"}, Door: (&DoorOf[*corev1.Namespace]{
-			PrepareUpdate: func(new, old *corev1.Namespace) { new.Status = old.Status },
+			PrepareUpdate:  func(new, old *corev1.Namespace) { new.Status = old.Status },
+			ValidateUpdate: validate.NamespaceFinalizeUpdate,
 		}).erase()},
 	},
 	Status: &DoorOf[*corev1.Namespace]{
-		PrepareUpdate: func(new, old *corev1.Namespace) { new.Spec = old.Spec },
+		ValidateUpdate: validate.NamespaceStatusUpdate,
+		PrepareUpdate:  func(new, old *corev1.Namespace) { new.Spec = old.Spec },
 	},
 	Selectable: map[string]func(*corev1.Namespace) string{
 		"status.phase": func(n *corev1.Namespace) string { return string(n.Status.Phase) },

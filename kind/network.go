@@ -2,6 +2,8 @@ package kind
 
 import (
 	networkingv1 "k8s.io/api/networking/v1"
+
+	"proa.dev/kind/validate"
 )
 
 var IngressClass = define[networkingv1.IngressClassList](Row[*networkingv1.IngressClass]{
@@ -10,6 +12,8 @@ var IngressClass = define[networkingv1.IngressClassList](Row[*networkingv1.Ingre
 		Scope:  Cluster,
 		Prefix: "ingressclasses",
 	},
+	Validate:            validate.IngressClass,
+	ValidateUpdate:      validate.IngressClassUpdate,
 	UnconditionalUpdate: true,
 })
 
@@ -20,8 +24,11 @@ var Ingress = define[networkingv1.IngressList](Row[*networkingv1.Ingress]{
 		Scope:      Namespaced,
 		Prefix:     "ingress",
 	},
+	Validate:            validate.Ingress,
+	ValidateUpdate:      validate.IngressUpdate,
 	UnconditionalUpdate: true,
-	Status:              &DoorOf[*networkingv1.Ingress]{},
+	Status: &DoorOf[*networkingv1.Ingress]{
+		ValidateUpdate: validate.IngressStatusUpdate},
 })
 
 var IPAddress = define[networkingv1.IPAddressList](Row[*networkingv1.IPAddress]{
@@ -31,6 +38,8 @@ var IPAddress = define[networkingv1.IPAddressList](Row[*networkingv1.IPAddress]{
 		Scope:      Cluster,
 		Prefix:     "ipaddresses",
 	},
+	Validate:            validate.IPAddress,
+	ValidateUpdate:      validate.IPAddressUpdate,
 	UnconditionalUpdate: true,
 	AllowCreateOnUpdate: true,
 })
@@ -42,6 +51,8 @@ var NetworkPolicy = define[networkingv1.NetworkPolicyList](Row[*networkingv1.Net
 		Scope:      Namespaced,
 		Prefix:     "networkpolicies",
 	},
+	Validate:            validate.NetworkPolicy,
+	ValidateUpdate:      validate.NetworkPolicyUpdate,
 	UnconditionalUpdate: true,
 })
 
@@ -51,6 +62,8 @@ var ServiceCIDR = define[networkingv1.ServiceCIDRList](Row[*networkingv1.Service
 		Scope:  Cluster,
 		Prefix: "servicecidrs",
 	},
+	Validate:            validate.ServiceCIDR,
+	ValidateUpdate:      validate.ServiceCIDRUpdate,
 	UnconditionalUpdate: true,
 	Status:              &DoorOf[*networkingv1.ServiceCIDR]{},
 })

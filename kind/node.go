@@ -7,6 +7,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"proa.dev/kind/validate"
 )
 
 // ComponentStatus is upstream's abandoned health list.
@@ -29,6 +31,8 @@ var Node = define[corev1.NodeList](Row[*corev1.Node]{
 		Scope:      Cluster,
 		Prefix:     "minions",
 	},
+	Validate:            validate.Node,
+	ValidateUpdate:      validate.NodeUpdate,
 	UnconditionalUpdate: true,
 	Default: func(n *corev1.Node) {
 		roundQuantities(n.Status.Capacity)
@@ -44,7 +48,8 @@ var Node = define[corev1.NodeList](Row[*corev1.Node]{
 		{Name: "proxy", Kind: "NodeProxyOptions", Verbs: []string{"create", "delete", "get", "patch", "update"}},
 	},
 	Status: &DoorOf[*corev1.Node]{
-		PrepareUpdate: func(new, old *corev1.Node) { new.Spec = old.Spec },
+		PrepareUpdate:  func(new, old *corev1.Node) { new.Spec = old.Spec },
+		ValidateUpdate: validate.NodeUpdate,
 	},
 	Selectable: map[string]func(*corev1.Node) string{
 		"spec.unschedulable": func(n *corev1.Node) string { return strconv.FormatBool(n.Spec.Unschedulable) },

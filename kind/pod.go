@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"proa.dev/kind/validate"
 )
 
 // Pod is a group of containers that run together on one node.
@@ -19,6 +21,8 @@ var Pod = define[corev1.PodList](Row[*corev1.Pod]{
 		Scope:      Namespaced,
 		Prefix:     "pods",
 	},
+	Validate:            validate.Pod,
+	ValidateUpdate:      validate.PodUpdate,
 	UnconditionalUpdate: true,
 	Default:             defaultPod,
 	PrepareCreate:       preparePod,
@@ -28,16 +32,17 @@ var Pod = define[corev1.PodList](Row[*corev1.Pod]{
 		{Name: "attach", Kind: "PodAttachOptions", Verbs: []string{"create", "get"}},
 		{Name: "binding", Kind: "Binding", Verbs: []string{"create"}},
 		{Name: "ephemeralcontainers", Kind: "Pod", Verbs: []string{"get", "patch", "update"},
-			Door: (&DoorOf[*corev1.Pod]{PrepareUpdate: prepareEphemeralContainers}).erase()},
+			Door: (&DoorOf[*corev1.Pod]{PrepareUpdate: prepareEphemeralContainers, ValidateUpdate: validate.PodEphemeralContainersUpdate}).erase()},
 		{Name: "eviction", Group: "policy", Version: "v1", Kind: "Eviction", Verbs: []string{"create"}},
 		{Name: "exec", Kind: "PodExecOptions", Verbs: []string{"create", "get"}},
 		{Name: "log", Kind: "Pod", Verbs: []string{"get"}},
 		{Name: "portforward", Kind: "PodPortForwardOptions", Verbs: []string{"create", "get"}},
 		{Name: "proxy", Kind: "PodProxyOptions", Verbs: []string{"create", "delete", "get", "patch", "update"}},
 		{Name: "resize", Kind: "Pod", Verbs: []string{"get", "patch", "update"},
-			Door: (&DoorOf[*corev1.Pod]{PrepareUpdate: preparePodResize}).erase()},
+			Door: (&DoorOf[*corev1.Pod]{PrepareUpdate: preparePodResize, ValidateUpdate: validate.PodResize}).erase()},
 	},
-	Status: &DoorOf[*corev1.Pod]{PrepareUpdate: preparePodStatus},
+	Status: &DoorOf[*corev1.Pod]{
+		ValidateUpdate: validate.PodStatusUpdate, PrepareUpdate: preparePodStatus},
 	Selectable: map[string]func(*corev1.Pod) string{
 		"spec.nodeName":            func(p *corev1.Pod) string { return p.Spec.NodeName },
 		"spec.restartPolicy":       func(p *corev1.Pod) string { return string(p.Spec.RestartPolicy) },
@@ -59,7 +64,8 @@ var Binding = defineVirtual(Row[*corev1.Binding]{
 		Group: "", Version: "v1", Kind: "Binding", Plural: "bindings",
 		Scope: Namespaced,
 	},
-	Verbs: []string{"create"},
+	Validate: validate.Binding,
+	Verbs:    []string{"create"},
 })
 
 // podIP is the first address.

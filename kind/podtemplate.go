@@ -5,6 +5,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"proa.dev/kind/validate"
 )
 
 // PodTemplate is a template kept by itself.
@@ -14,6 +16,8 @@ var PodTemplate = define[corev1.PodTemplateList](Row[*corev1.PodTemplate]{
 		Scope:  Namespaced,
 		Prefix: "podtemplates",
 	},
+	Validate:            validate.PodTemplate,
+	ValidateUpdate:      validate.PodTemplateUpdate,
 	UnconditionalUpdate: true,
 	Default:             func(t *corev1.PodTemplate) { defaultTemplate(&t.Template) },
 	PrepareCreate:       func(t *corev1.PodTemplate) { t.Generation = 1 },

@@ -2,6 +2,8 @@ package kind
 
 import (
 	policyv1 "k8s.io/api/policy/v1"
+
+	"proa.dev/kind/validate"
 )
 
 var PodDisruptionBudget = define[policyv1.PodDisruptionBudgetList](Row[*policyv1.PodDisruptionBudget]{
@@ -11,5 +13,8 @@ var PodDisruptionBudget = define[policyv1.PodDisruptionBudgetList](Row[*policyv1
 		Scope:      Namespaced,
 		Prefix:     "poddisruptionbudgets",
 	},
-	Status: &DoorOf[*policyv1.PodDisruptionBudget]{},
+	Validate:       validate.PodDisruptionBudget,
+	ValidateUpdate: validate.PodDisruptionBudgetUpdate,
+	Status: &DoorOf[*policyv1.PodDisruptionBudget]{
+		ValidateUpdate: validate.PodDisruptionBudgetStatusUpdate},
 })

@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"proa.dev/kind/validate"
 )
 
 // LimitRange bounds single objects of a namespace.
@@ -18,6 +20,8 @@ var LimitRange = define[corev1.LimitRangeList](Row[*corev1.LimitRange]{
 		Scope:      Namespaced,
 		Prefix:     "limitranges",
 	},
+	Validate:            validate.LimitRange,
+	ValidateUpdate:      validate.LimitRangeUpdate,
 	UnconditionalUpdate: true,
 	AllowCreateOnUpdate: true,
 	Default: func(l *corev1.LimitRange) {
@@ -68,6 +72,8 @@ var ResourceQuota = define[corev1.ResourceQuotaList](Row[*corev1.ResourceQuota]{
 		Scope:      Namespaced,
 		Prefix:     "resourcequotas",
 	},
+	Validate:            validate.ResourceQuota,
+	ValidateUpdate:      validate.ResourceQuotaUpdate,
 	UnconditionalUpdate: true,
 	Default: func(q *corev1.ResourceQuota) {
 		roundQuantities(q.Spec.Hard)
@@ -77,7 +83,8 @@ var ResourceQuota = define[corev1.ResourceQuotaList](Row[*corev1.ResourceQuota]{
 	PrepareCreate: func(q *corev1.ResourceQuota) { q.Status = corev1.ResourceQuotaStatus{} },
 	PrepareUpdate: func(new, old *corev1.ResourceQuota) { new.Status = old.Status },
 	Status: &DoorOf[*corev1.ResourceQuota]{
-		PrepareUpdate: func(new, old *corev1.ResourceQuota) { new.Spec = old.Spec },
+		ValidateUpdate: validate.ResourceQuotaStatusUpdate,
+		PrepareUpdate:  func(new, old *corev1.ResourceQuota) { new.Spec = old.Spec },
 	},
 	Columns: columns("Request, Limit"),
 	Cells: func(q *corev1.ResourceQuota, now time.Time) []any {

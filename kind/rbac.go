@@ -5,6 +5,8 @@ import (
 	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+
+	"proa.dev/kind/validate"
 )
 
 // ClusterRoleBinding gives a ClusterRole to subjects everywhere.
@@ -14,6 +16,8 @@ var ClusterRoleBinding = define[rbacv1.ClusterRoleBindingList](Row[*rbacv1.Clust
 		Scope:  Cluster,
 		Prefix: "clusterrolebindings",
 	},
+	Validate:            validate.ClusterRoleBinding,
+	ValidateUpdate:      validate.ClusterRoleBindingUpdate,
 	UnconditionalUpdate: true,
 	AllowCreateOnUpdate: true,
 	Default:             func(b *rbacv1.ClusterRoleBinding) { defaultBinding(&b.RoleRef, b.Subjects) },
@@ -31,6 +35,8 @@ var ClusterRole = define[rbacv1.ClusterRoleList](Row[*rbacv1.ClusterRole]{
 		Scope:  Cluster,
 		Prefix: "clusterroles",
 	},
+	Validate:            validate.ClusterRole,
+	ValidateUpdate:      validate.ClusterRoleUpdate,
 	UnconditionalUpdate: true,
 	AllowCreateOnUpdate: true,
 	Columns:             columnsExactly("Name, Created At"),
@@ -44,6 +50,8 @@ var RoleBinding = define[rbacv1.RoleBindingList](Row[*rbacv1.RoleBinding]{
 		Scope:  Namespaced,
 		Prefix: "rolebindings",
 	},
+	Validate:            validate.RoleBinding,
+	ValidateUpdate:      validate.RoleBindingUpdate,
 	UnconditionalUpdate: true,
 	AllowCreateOnUpdate: true,
 	Default:             func(b *rbacv1.RoleBinding) { defaultBinding(&b.RoleRef, b.Subjects) },
@@ -61,6 +69,8 @@ var Role = define[rbacv1.RoleList](Row[*rbacv1.Role]{
 		Scope:  Namespaced,
 		Prefix: "roles",
 	},
+	Validate:            validate.Role,
+	ValidateUpdate:      validate.RoleUpdate,
 	UnconditionalUpdate: true,
 	AllowCreateOnUpdate: true,
 	Columns:             columnsExactly("Name, Created At"),

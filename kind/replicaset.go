@@ -6,6 +6,8 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/utils/ptr"
+
+	"proa.dev/kind/validate"
 )
 
 // ReplicaSet keeps a number of equal pods.
@@ -17,6 +19,8 @@ var ReplicaSet = define[appsv1.ReplicaSetList](Row[*appsv1.ReplicaSet]{
 		Scope:      Namespaced,
 		Prefix:     "replicasets",
 	},
+	Validate:            validate.ReplicaSet,
+	ValidateUpdate:      validate.ReplicaSetUpdate,
 	UnconditionalUpdate: true,
 	Default: func(r *appsv1.ReplicaSet) {
 		fillPtr(&r.Spec.Replicas, 1)
@@ -36,7 +40,8 @@ var ReplicaSet = define[appsv1.ReplicaSetList](Row[*appsv1.ReplicaSet]{
 		return templateWarnings(templatePath, &new.Spec.Template, &old.Spec.Template)
 	},
 	Status: &DoorOf[*appsv1.ReplicaSet]{
-		PrepareUpdate: func(new, old *appsv1.ReplicaSet) { new.Spec = old.Spec },
+		ValidateUpdate: validate.ReplicaSetStatusUpdate,
+		PrepareUpdate:  func(new, old *appsv1.ReplicaSet) { new.Spec = old.Spec },
 	},
 	Scale: &ScaleOf[*appsv1.ReplicaSet]{
 		SpecReplicas:    func(r *appsv1.ReplicaSet) int32 { return ptr.Deref(r.Spec.Replicas, 0) },

@@ -8,6 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/utils/ptr"
+
+	"proa.dev/kind/validate"
 )
 
 // ReplicationController is ReplicaSet's elder: the same with an equality selector.
@@ -19,6 +21,8 @@ var ReplicationController = define[corev1.ReplicationControllerList](Row[*corev1
 		Scope:      Namespaced,
 		Prefix:     "controllers",
 	},
+	Validate:            validate.ReplicationController,
+	ValidateUpdate:      validate.ReplicationControllerUpdate,
 	UnconditionalUpdate: true,
 	Default:             defaultReplicationController,
 	PrepareCreate: func(r *corev1.ReplicationController) {
@@ -38,7 +42,8 @@ var ReplicationController = define[corev1.ReplicationControllerList](Row[*corev1
 		return templateWarnings(templatePath, new.Spec.Template, old.Spec.Template)
 	},
 	Status: &DoorOf[*corev1.ReplicationController]{
-		PrepareUpdate: func(new, old *corev1.ReplicationController) { new.Spec = old.Spec },
+		ValidateUpdate: validate.ReplicationControllerStatusUpdate,
+		PrepareUpdate:  func(new, old *corev1.ReplicationController) { new.Spec = old.Spec },
 	},
 	Scale: &ScaleOf[*corev1.ReplicationController]{
 		SpecReplicas:    func(r *corev1.ReplicationController) int32 { return ptr.Deref(r.Spec.Replicas, 0) },

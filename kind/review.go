@@ -3,6 +3,8 @@ package kind
 import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+
+	"proa.dev/kind/validate"
 )
 
 var SelfSubjectReview = defineVirtual(Row[*authenticationv1.SelfSubjectReview]{
@@ -18,7 +20,8 @@ var TokenReview = defineVirtual(Row[*authenticationv1.TokenReview]{
 		Group: "authentication.k8s.io", Version: "v1", Kind: "TokenReview", Plural: "tokenreviews",
 		Scope: Cluster,
 	},
-	Verbs: []string{"create"},
+	Validate: validate.TokenReview,
+	Verbs:    []string{"create"},
 })
 
 var LocalSubjectAccessReview = defineVirtual(Row[*authorizationv1.LocalSubjectAccessReview]{
@@ -26,7 +29,8 @@ var LocalSubjectAccessReview = defineVirtual(Row[*authorizationv1.LocalSubjectAc
 		Group: "authorization.k8s.io", Version: "v1", Kind: "LocalSubjectAccessReview", Plural: "localsubjectaccessreviews",
 		Scope: Namespaced,
 	},
-	Verbs: []string{"create"},
+	Validate: validate.LocalSubjectAccessReview,
+	Verbs:    []string{"create"},
 })
 
 var SelfSubjectAccessReview = defineVirtual(Row[*authorizationv1.SelfSubjectAccessReview]{
@@ -34,7 +38,8 @@ var SelfSubjectAccessReview = defineVirtual(Row[*authorizationv1.SelfSubjectAcce
 		Group: "authorization.k8s.io", Version: "v1", Kind: "SelfSubjectAccessReview", Plural: "selfsubjectaccessreviews",
 		Scope: Cluster,
 	},
-	Verbs: []string{"create"},
+	Validate: validate.SelfSubjectAccessReview,
+	Verbs:    []string{"create"},
 })
 
 var SelfSubjectRulesReview = defineVirtual(Row[*authorizationv1.SelfSubjectRulesReview]{
@@ -50,5 +55,6 @@ var SubjectAccessReview = defineVirtual(Row[*authorizationv1.SubjectAccessReview
 		Group: "authorization.k8s.io", Version: "v1", Kind: "SubjectAccessReview", Plural: "subjectaccessreviews",
 		Scope: Cluster,
 	},
-	Verbs: []string{"create"},
+	Validate: validate.SubjectAccessReview,
+	Verbs:    []string{"create"},
 })

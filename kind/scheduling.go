@@ -6,6 +6,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/utils/ptr"
+
+	"proa.dev/kind/validate"
 )
 
 // PriorityClass names a pod priority.
@@ -16,6 +18,8 @@ var PriorityClass = define[schedulingv1.PriorityClassList](Row[*schedulingv1.Pri
 		Scope:      Cluster,
 		Prefix:     "priorityclasses",
 	},
+	Validate:            validate.PriorityClass,
+	ValidateUpdate:      validate.PriorityClassUpdate,
 	UnconditionalUpdate: true,
 	Default:             func(p *schedulingv1.PriorityClass) { fillPtr(&p.PreemptionPolicy, corev1.PreemptLowerPriority) },
 	PrepareCreate:       func(p *schedulingv1.PriorityClass) { p.Generation = 1 },

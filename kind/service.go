@@ -9,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
+
+	"proa.dev/kind/validate"
 )
 
 // Service gives pods a lasting address. Addresses, ports and IP families are
@@ -21,6 +23,8 @@ var Service = define[corev1.ServiceList](Row[*corev1.Service]{
 		Scope:      Namespaced,
 		Prefix:     "services/specs",
 	},
+	Validate:            validate.Service,
+	ValidateUpdate:      validate.ServiceUpdate,
 	UnconditionalUpdate: true,
 	AllowCreateOnUpdate: true,
 	Default:             defaultService,
@@ -41,7 +45,8 @@ var Service = define[corev1.ServiceList](Row[*corev1.Service]{
 		{Name: "proxy", Kind: "ServiceProxyOptions", Verbs: []string{"create", "delete", "get", "patch", "update"}},
 	},
 	Status: &DoorOf[*corev1.Service]{
-		PrepareUpdate: func(new, old *corev1.Service) { new.Spec = old.Spec },
+		ValidateUpdate: validate.ServiceStatusUpdate,
+		PrepareUpdate:  func(new, old *corev1.Service) { new.Spec = old.Spec },
 	},
 	Selectable: map[string]func(*corev1.Service) string{
 		"spec.clusterIP": func(s *corev1.Service) string { return s.Spec.ClusterIP },

@@ -10,6 +10,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/ptr"
+
+	"proa.dev/kind/validate"
 )
 
 // ControllerRevision keeps one past state of a DaemonSet or StatefulSet.
@@ -19,6 +21,8 @@ var ControllerRevision = define[appsv1.ControllerRevisionList](Row[*appsv1.Contr
 		Scope:  Namespaced,
 		Prefix: "controllerrevisions",
 	},
+	Validate:            validate.ControllerRevision,
+	ValidateUpdate:      validate.ControllerRevisionUpdate,
 	UnconditionalUpdate: true,
 	Columns:             columns("Controller, Revision:integer"),
 	Cells: func(r *appsv1.ControllerRevision, now time.Time) []any {
@@ -40,6 +44,8 @@ var StatefulSet = define[appsv1.StatefulSetList](Row[*appsv1.StatefulSet]{
 		Scope:      Namespaced,
 		Prefix:     "statefulsets",
 	},
+	Validate:            validate.StatefulSet,
+	ValidateUpdate:      validate.StatefulSetUpdate,
 	UnconditionalUpdate: true,
 	Default:             defaultStatefulSet,
 	PrepareCreate: func(s *appsv1.StatefulSet) {
@@ -56,7 +62,8 @@ var StatefulSet = define[appsv1.StatefulSetList](Row[*appsv1.StatefulSet]{
 		return templateWarnings(templatePath, &new.Spec.Template, &old.Spec.Template)
 	},
 	Status: &DoorOf[*appsv1.StatefulSet]{
-		PrepareUpdate: func(new, old *appsv1.StatefulSet) { new.Spec = old.Spec },
+		ValidateUpdate: validate.StatefulSetStatusUpdate,
+		PrepareUpdate:  func(new, old *appsv1.StatefulSet) { new.Spec = old.Spec },
 	},
 	Scale: &ScaleOf[*appsv1.StatefulSet]{
 		SpecReplicas:    func(s *appsv1.StatefulSet) int32 { return ptr.Deref(s.Spec.Replicas, 0) },
