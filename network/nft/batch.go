@@ -62,8 +62,11 @@ type Set struct {
 	Data    []Type // what a map holds
 	Verdict bool   // a map to verdicts
 	Dynamic bool   // rules add elements, with a timeout
-	Size    uint32 // bound of a dynamic set
-	Timeout time.Duration
+	// Interval sets hold ranges: each element has a KeyEnd. Their changes cost the
+	// size of the set.
+	Interval bool
+	Size     uint32 // bound of a dynamic set
+	Timeout  time.Duration
 }
 
 // KeySize is the length of a key in bytes.
@@ -75,6 +78,7 @@ func (s *Set) DataSize() int { _, n := join(s.Data); return int(n) }
 // Element is a member of a set: Key, and for maps Data or Verdict.
 type Element struct {
 	Key     []byte
+	KeyEnd  []byte // of an interval: its last key
 	Data    []byte
 	Verdict *expr.Verdict
 }
@@ -95,7 +99,11 @@ type Batch struct {
 	deeds  []string
 	err    error
 	setIDs uint32
+	rules  map[string]int
 }
+
+// Rules counts the rules that the batch adds, by chain.
+func (b *Batch) Rules() map[string]int { return b.rules }
 
 // Len is the number of messages in the batch.
 func (b *Batch) Len() int { return len(b.deeds) }
@@ -205,6 +213,10 @@ func (b *Batch) DeleteChain(table, chain string) {
 
 // AddRule appends a rule to a chain.
 func (b *Batch) AddRule(table, chain string, exprs ...expr.Any) {
+	if b.rules == nil {
+		b.rules = map[string]int{}
+	}
+	b.rules[chain]++
 	at := b.begin(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, "add rule to chain "+chain)
 	b.text(unix.NFTA_RULE_TABLE, table)
 	b.text(unix.NFTA_RULE_CHAIN, chain)
@@ -232,6 +244,9 @@ func (b *Batch) AddSet(table string, s *Set) {
 	}
 	if s.Dynamic {
 		flags |= unix.NFT_SET_EVAL | unix.NFT_SET_TIMEOUT
+	}
+	if s.Interval {
+		flags |= unix.NFT_SET_INTERVAL
 	}
 	if s.Verdict || len(s.Data) > 0 {
 		flags |= unix.NFT_SET_MAP
@@ -289,6 +304,8 @@ func (b *Batch) DeleteSet(table, set string) {
 	b.end(at)
 }
 
+const elemKeyEnd = 10 // NFTA_SET_ELEM_KEY_END
+
 // chunk bounds the attribute that holds a list of elements.
 const chunk = 48 << 10
 
@@ -324,6 +341,11 @@ func (b *Batch) elements(typ, flags uint16, deed, table, set string, elements []
 			key := b.nest(unix.NFTA_SET_ELEM_KEY)
 			b.bytes(unix.NFTA_DATA_VALUE, e.Key)
 			b.unnest(key)
+			if len(e.KeyEnd) > 0 {
+				end := b.nest(elemKeyEnd)
+				b.bytes(unix.NFTA_DATA_VALUE, e.KeyEnd)
+				b.unnest(end)
+			}
 			switch {
 			case !withData:
 			case e.Verdict != nil:

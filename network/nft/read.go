@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -42,6 +43,12 @@ func parseElement(b []byte) Element {
 			for t, data := range attributes(v) {
 				if t == unix.NFTA_DATA_VALUE {
 					e.Key = data
+				}
+			}
+		case elemKeyEnd:
+			for t, data := range attributes(v) {
+				if t == unix.NFTA_DATA_VALUE {
+					e.KeyEnd = data
 				}
 			}
 		case unix.NFTA_SET_ELEM_DATA:
@@ -185,4 +192,37 @@ func (c *Conn) DeleteTable(table string) error {
 		return fmt.Errorf("delete nftables table %q: %w", table, err)
 	}
 	return nil
+}
+
+// Generation is a number that grows with each change of any table of the host.
+func (c *Conn) Generation() (uint32, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fd < 0 {
+		return 0, os.ErrClosed
+	}
+	c.seq++
+	out := appendHeader(nil, unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN, unix.NLM_F_REQUEST, c.seq, unix.AF_UNSPEC, 0)
+	if err := unix.Sendto(c.fd, out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return 0, fmt.Errorf("read nftables generation: %w", err)
+	}
+	for {
+		n, err := c.receive()
+		if err != nil {
+			return 0, fmt.Errorf("read nftables generation: %w", err)
+		}
+		for m := range messages(c.buf[:n]) {
+			if m.seq != c.seq || len(m.data) < 4 {
+				continue
+			}
+			if m.typ == unix.NLMSG_ERROR {
+				return 0, fmt.Errorf("read nftables generation: %w", unix.Errno(-int32(binary.NativeEndian.Uint32(m.data))))
+			}
+			for typ, v := range attributes(m.data[4:]) {
+				if typ == unix.NFTA_GEN_ID {
+					return binary.BigEndian.Uint32(v), nil
+				}
+			}
+		}
+	}
 }

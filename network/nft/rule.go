@@ -3,6 +3,7 @@ package nft
 import (
 	"encoding/binary"
 	"net/netip"
+	"time"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -86,6 +87,27 @@ func Immediate(reg int, data []byte) expr.Any {
 
 // In matches when the key that starts in register reg is in a set.
 func In(set string, reg int) expr.Any { return &expr.Lookup{SourceRegister: R(reg), SetName: set} }
+
+// Copy copies size bytes from one register to another.
+func Copy(from, to, size int) expr.Any {
+	mask := make([]byte, size)
+	for i := range mask {
+		mask[i] = 0xff
+	}
+	return &expr.Bitwise{SourceRegister: R(from), DestRegister: R(to), Len: uint32(size), Mask: mask, Xor: make([]byte, size)}
+}
+
+// Remember adds the element with the key from register key on and the data from
+// register data on to a dynamic map, or renews its timeout; the data of an
+// element that is there stays.
+func Remember(set string, key, data int, timeout time.Duration) expr.Any {
+	return &expr.Dynset{SetName: set, SrcRegKey: R(key), SrcRegData: R(data), Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: timeout}
+}
+
+// Forget removes an element from a dynamic map.
+func Forget(set string, key, data int) expr.Any {
+	return &expr.Dynset{SetName: set, SrcRegKey: R(key), SrcRegData: R(data), Operation: 2} // NFT_DYNSET_OP_DELETE
+}
 
 // NotIn matches when the key is not in the set.
 func NotIn(set string, reg int) expr.Any {
