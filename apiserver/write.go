@@ -443,6 +443,8 @@ func carryOver(obj, old kind.Object) {
 	obj.SetGeneration(old.GetGeneration())
 	obj.SetSelfLink("")
 	obj.SetManagedFields(old.GetManagedFields())
+	// An unconditional write is one against the newest version.
+	obj.SetResourceVersion(old.GetResourceVersion())
 }
 
 // pause waits a little longer with every try, so that many unconditional
