@@ -20,13 +20,23 @@ type nsPlan struct {
 	sysctls  map[string]string
 }
 
-// makeNamespaces creates, configures and pins namespaces from a thread of its
-// own, which ends with the call, since it cannot go back.
-func makeNamespaces(p nsPlan) error {
+// makeNamespaces creates, configures and pins namespaces.
+func makeNamespaces(p nsPlan) error { return onOwnThread(p.make) }
+
+// onOwnThread runs f in a thread that ends with it, so that f may change what
+// belongs to the thread. The first thread of the process is spared: it cannot
+// end, and /proc/self and /proc/net would show what f has made of it.
+func onOwnThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the runtime ends the thread
-		done <- p.make()
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			err := onOwnThread(f) // elsewhere, since we hold this one
+			runtime.UnlockOSThread()
+			done <- err
+			return
+		}
+		done <- f() // never unlocked: the runtime ends the thread
 	}()
 	return <-done
 }
@@ -139,22 +149,17 @@ func inNetns(path string, f func() error) error {
 	if path == "" {
 		return f()
 	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked, as above
-		done <- func() error {
-			h, err := os.Open(path)
-			if err != nil {
-				return err
-			}
-			defer h.Close()
-			if err := unix.Setns(int(h.Fd()), unix.CLONE_NEWNET); err != nil {
-				return fmt.Errorf("enter network namespace: %w", err)
-			}
-			return f()
-		}()
-	}()
-	return <-done
+	return onOwnThread(func() error {
+		h, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		if err := unix.Setns(int(h.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace: %w", err)
+		}
+		return f()
+	})
 }
 
 // makePrivateMount makes dir a mount of its own that nothing spreads to or from.

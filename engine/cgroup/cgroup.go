@@ -8,8 +8,8 @@
 // since a group with processes cannot hand controllers on. An absolute one is
 // taken as it is.
 //
-// Versions: v2 (unified), or v1 with or without a v2 tree beside it (hybrid);
-// of the latter only v1 is used. Bytes, nanoseconds and counts throughout.
+// Versions: v2 (unified), or v1 with or without a v2 tree beside it (hybrid),
+// whose groups have no controllers but can be killed as a whole. Bytes, nanoseconds and counts throughout.
 package cgroup
 
 import (
@@ -27,11 +27,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Where the v2 tree is mounted: alone, or beside v1.
+const (
+	unified = "/sys/fs/cgroup"
+	hybrid  = "/sys/fs/cgroup/unified"
+)
+
 // Tree is the control group file system of this machine as one process sees it.
 type Tree struct {
 	V2 bool
 
-	mounts map[string]string // controller → mount point; "" on v2
+	mounts map[string]string // controller → mount point; "" is the v2 tree
 	own    map[string]string // controller → our group, rooted at the mount
 }
 
@@ -64,10 +70,11 @@ func Detect(pid string) (*Tree, error) {
 		root, point := f[3], f[4]
 		switch g[0] {
 		case "cgroup2":
-			if point == "/sys/fs/cgroup" {
-				t.V2 = true
-				t.mounts[""], t.own[""] = point, below(root, groups[""])
+			if point != unified && point != hybrid {
+				return
 			}
+			t.V2 = point == unified
+			t.mounts[""], t.own[""] = point, below(root, groups[""])
 		case "cgroup":
 			for _, o := range strings.Split(g[2], ",") {
 				if p, ok := groups[o]; ok {
@@ -127,17 +134,21 @@ func (t *Tree) Dirs(group string) []string {
 }
 
 // Killers are files for whoever wants to end all processes of a group: v2's
-// cgroup.kill, or lists of process numbers.
+// cgroup.kill, to be written, and lists of process numbers, to be read.
 func (t *Tree) Killers(group string) []string {
-	if t.V2 {
-		return []string{filepath.Join(t.Dir("", group), "cgroup.kill")}
+	var out []string
+	if d := t.Dir("", group); d != "" {
+		out = append(out, filepath.Join(d, "cgroup.kill"))
+		if t.V2 {
+			return append(out, filepath.Join(d, "cgroup.procs"))
+		}
 	}
 	for _, c := range []string{"pids", "devices", "freezer", "memory"} {
 		if d := t.Dir(c, group); d != "" {
-			return []string{filepath.Join(d, "cgroup.procs")}
+			return append(out, filepath.Join(d, "cgroup.procs"))
 		}
 	}
-	return nil
+	return out
 }
 
 // OOMFile is the file with the line "oom_kill N"; "" if there is none.
@@ -157,11 +168,9 @@ func (t *Tree) Kill(group string, wait time.Duration) error {
 	for end := time.Now().Add(wait); ; time.Sleep(2 * time.Millisecond) {
 		n := 0
 		for _, k := range t.Killers(group) {
-			if t.V2 {
-				if err := os.WriteFile(k, []byte("1"), 0); err != nil {
-					continue // gone
-				}
-				k = filepath.Join(filepath.Dir(k), "cgroup.procs")
+			if filepath.Base(k) == "cgroup.kill" {
+				os.WriteFile(k, []byte("1"), 0) // a kernel before 5.14 has none
+				continue
 			}
 			for _, pid := range numbers(k) {
 				if pid > 1 && pid != os.Getpid() && unix.Kill(pid, unix.SIGKILL) == nil {
@@ -193,7 +202,7 @@ func (t *Tree) Remove(group string) error {
 func removeTree(dir string) error {
 	// The kernel says "busy" for a moment after the last process has ended.
 	var err error
-	for try := range 8 {
+	for try := range 6 {
 		if try > 0 {
 			time.Sleep(time.Millisecond << try)
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -173,6 +174,19 @@ func (w *writer) memoryV1(l Limits) {
 	w.set("memory", mem, decimal(l.Memory))
 }
 
+// weight maps v1's 2…1024…262144 onto v2's 1…100…10000 by the quadratic (in the
+// logarithm) that the OCI runtimes agreed on.
+func weight(shares int64) int64 {
+	switch {
+	case shares <= 2:
+		return 1
+	case shares >= 262144:
+		return 10000
+	}
+	l := math.Log2(float64(shares))
+	return int64(math.Ceil(math.Pow(10, (l*l+125*l)/612-7.0/34)))
+}
+
 func limit(n int64) string {
 	if n < 0 {
 		return "max"
@@ -182,9 +196,7 @@ func limit(n int64) string {
 
 func (w *writer) v2(l Limits) {
 	if l.CPUShares > 0 {
-		// 2…262144 onto 1…10000, as the runtimes do.
-		s := min(max(l.CPUShares, 2), 262144)
-		w.set("", "cpu.weight", decimal(1+(s-2)*9999/262142))
+		w.set("", "cpu.weight", decimal(weight(l.CPUShares)))
 	}
 	if l.CPUQuota != 0 || l.CPUPeriod != 0 {
 		period := l.CPUPeriod
