@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/sstable"
 
 	"proa.dev/store"
 	"proa.dev/store/internal/tree"
@@ -169,16 +170,22 @@ func (l *log) options(r *engine) *pebble.Options {
 		MaxOpenFiles:                64,
 		MemTableSize:                4 << 20,
 		MemTableStopWritesThreshold: 3,
-		L0CompactionThreshold:       2,
-		L0CompactionFileThreshold:   8,
-		L0StopWritesThreshold:       64,
-		LBaseMaxBytes:               16 << 20,
-		MaxManifestFileSize:         1 << 20,
-		DisableTableStats:           true,
-		FormatMajorVersion:          pebble.FormatWALSyncChunks,
-		CompactionConcurrencyRange:  func() (int, int) { return 1, 1 },
+		// Nothing is read but at start, so merging early buys nothing; what it must
+		// do is bound the room that overwritten values take.
+		L0CompactionThreshold:      8,
+		L0CompactionFileThreshold:  32,
+		L0StopWritesThreshold:      128,
+		LBaseMaxBytes:              64 << 20,
+		MaxManifestFileSize:        1 << 20,
+		DisableTableStats:          true,
+		FormatMajorVersion:         pebble.FormatWALSyncChunks,
+		CompactionConcurrencyRange: func() (int, int) { return 1, 1 },
 	}
 	o.Experimental.FileCacheShards = 1
+	o.Levels[0].Compression = func() *sstable.CompressionProfile { return sstable.NoCompression }
+	for i := 1; i < len(o.Levels); i++ {
+		o.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.SnappyCompression }
+	}
 	return o
 }
 
