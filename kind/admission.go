@@ -2,6 +2,8 @@ package kind
 
 import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+
+	"proa.dev/kind/validate"
 )
 
 var MutatingAdmissionPolicy = define[admissionv1.MutatingAdmissionPolicyList](Row[*admissionv1.MutatingAdmissionPolicy]{
@@ -11,6 +13,8 @@ var MutatingAdmissionPolicy = define[admissionv1.MutatingAdmissionPolicyList](Ro
 		Scope:      Cluster,
 		Prefix:     "mutatingadmissionpolicies",
 	},
+	Validate:       validate.MutatingAdmissionPolicy,
+	ValidateUpdate: validate.MutatingAdmissionPolicyUpdate,
 })
 
 var MutatingAdmissionPolicyBinding = define[admissionv1.MutatingAdmissionPolicyBindingList](Row[*admissionv1.MutatingAdmissionPolicyBinding]{
@@ -20,6 +24,8 @@ var MutatingAdmissionPolicyBinding = define[admissionv1.MutatingAdmissionPolicyB
 		Scope:      Cluster,
 		Prefix:     "mutatingadmissionpolicybindings",
 	},
+	Validate:       validate.MutatingAdmissionPolicyBinding,
+	ValidateUpdate: validate.MutatingAdmissionPolicyBindingUpdate,
 })
 
 var MutatingWebhookConfiguration = define[admissionv1.MutatingWebhookConfigurationList](Row[*admissionv1.MutatingWebhookConfiguration]{
@@ -29,6 +35,8 @@ var MutatingWebhookConfiguration = define[admissionv1.MutatingWebhookConfigurati
 		Scope:      Cluster,
 		Prefix:     "mutatingwebhookconfigurations",
 	},
+	Validate:       validate.MutatingWebhookConfiguration,
+	ValidateUpdate: validate.MutatingWebhookConfigurationUpdate,
 })
 
 var ValidatingAdmissionPolicy = define[admissionv1.ValidatingAdmissionPolicyList](Row[*admissionv1.ValidatingAdmissionPolicy]{
@@ -38,7 +46,9 @@ var ValidatingAdmissionPolicy = define[admissionv1.ValidatingAdmissionPolicyList
 		Scope:      Cluster,
 		Prefix:     "validatingadmissionpolicies",
 	},
-	Status: &DoorOf[*admissionv1.ValidatingAdmissionPolicy]{},
+	Validate:       validate.ValidatingAdmissionPolicy,
+	ValidateUpdate: validate.ValidatingAdmissionPolicyUpdate,
+	Status:         &DoorOf[*admissionv1.ValidatingAdmissionPolicy]{},
 })
 
 var ValidatingAdmissionPolicyBinding = define[admissionv1.ValidatingAdmissionPolicyBindingList](Row[*admissionv1.ValidatingAdmissionPolicyBinding]{
@@ -48,6 +58,8 @@ var ValidatingAdmissionPolicyBinding = define[admissionv1.ValidatingAdmissionPol
 		Scope:      Cluster,
 		Prefix:     "validatingadmissionpolicybindings",
 	},
+	Validate:       validate.ValidatingAdmissionPolicyBinding,
+	ValidateUpdate: validate.ValidatingAdmissionPolicyBindingUpdate,
 })
 
 var ValidatingWebhookConfiguration = define[admissionv1.ValidatingWebhookConfigurationList](Row[*admissionv1.ValidatingWebhookConfiguration]{
@@ -57,4 +69,6 @@ var ValidatingWebhookConfiguration = define[admissionv1.ValidatingWebhookConfigu
 		Scope:      Cluster,
 		Prefix:     "validatingwebhookconfigurations",
 	},
+	Validate:       validate.ValidatingWebhookConfiguration,
+	ValidateUpdate: validate.ValidatingWebhookConfigurationUpdate,
 })

@@ -10,6 +10,8 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
 	"proa.dev/kind/validate"
 )
 
@@ -62,6 +64,18 @@ var HorizontalPodAutoscalerV1 = define[autoscalingv1.HorizontalPodAutoscalerList
 		keepAnnotations(new, old, annotationConditions, annotationCurrent)
 	},
 	Status: &DoorOf[*autoscalingv1.HorizontalPodAutoscaler]{
+		ValidateUpdate: func(new, old *autoscalingv1.HorizontalPodAutoscaler) field.ErrorList {
+			newV2, err := autoscalerToV2(new)
+			if err != nil {
+				return field.ErrorList{field.Invalid(field.NewPath("metadata", "annotations"), field.OmitValueType{}, err.Error())}
+			}
+			oldV2, err := autoscalerToV2(old)
+			if err != nil {
+				return field.ErrorList{field.InternalError(field.NewPath("metadata", "annotations"), err)}
+			}
+			return validate.HorizontalPodAutoscalerStatusUpdate(
+				newV2.(*autoscalingv2.HorizontalPodAutoscaler), oldV2.(*autoscalingv2.HorizontalPodAutoscaler))
+		},
 		PrepareUpdate: func(new, old *autoscalingv1.HorizontalPodAutoscaler) {
 			new.Spec = old.Spec
 			keepAnnotations(new, old, annotationMetrics, annotationBehavior)
@@ -172,18 +186,14 @@ func autoscalerToV1(obj Object) (*autoscalingv1.HorizontalPodAutoscaler, error) 
 			others = append(others, *m)
 		}
 	}
-	var current []autoscalingv2.MetricStatus
 	for i := range in.Status.CurrentMetrics {
-		m := &in.Status.CurrentMetrics[i]
-		if m.Type == autoscalingv2.ResourceMetricSourceType && m.Resource != nil && m.Resource.Name == corev1.ResourceCPU && m.Resource.Current.AverageUtilization != nil {
-			out.Status.CurrentCPUUtilizationPercentage = m.Resource.Current.AverageUtilization
-			// The average value has no field in v1, so the whole status goes along.
+		if r := in.Status.CurrentMetrics[i].Resource; r != nil && r.Name == corev1.ResourceCPU && r.Current.AverageUtilization != nil {
+			out.Status.CurrentCPUUtilizationPercentage = r.Current.AverageUtilization
 		}
-		current = append(current, *m)
 	}
 	for _, err := range []error{
-		put(annotationMetrics, len(others) == 0, others),
-		put(annotationCurrent, len(current) == 0, current),
+		put(annotationMetrics, len(others) == 0, metricsToV1(others)),
+		put(annotationCurrent, len(in.Status.CurrentMetrics) == 0, statusesToV1(in.Status.CurrentMetrics)),
 		put(annotationBehavior, in.Spec.Behavior == nil, in.Spec.Behavior),
 		put(annotationConditions, len(in.Status.Conditions) == 0, in.Status.Conditions),
 	} {
@@ -209,8 +219,10 @@ func autoscalerToV2(in *autoscalingv1.HorizontalPodAutoscaler) (Object, error) {
 		},
 	}
 	out.SetGroupVersionKind(autoscalingv2.SchemeGroupVersion.WithKind("HorizontalPodAutoscaler"))
+	var metrics []autoscalingv1.MetricSpec
+	var current []autoscalingv1.MetricStatus
 	for key, to := range map[string]any{
-		annotationMetrics: &out.Spec.Metrics, annotationCurrent: &out.Status.CurrentMetrics,
+		annotationMetrics: &metrics, annotationCurrent: &current,
 		annotationBehavior: &out.Spec.Behavior, annotationConditions: &out.Status.Conditions,
 	} {
 		if text := in.Annotations[key]; text != "" {
@@ -218,6 +230,12 @@ func autoscalerToV2(in *autoscalingv1.HorizontalPodAutoscaler) (Object, error) {
 				return nil, fmt.Errorf("read annotation %q: %w", key, err)
 			}
 		}
+	}
+	if len(metrics) > 0 {
+		out.Spec.Metrics = metricsToV2(metrics)
+	}
+	if len(current) > 0 {
+		out.Status.CurrentMetrics = statusesToV2(current)
 	}
 	if percent := in.Spec.TargetCPUUtilizationPercentage; percent != nil {
 		out.Spec.Metrics = append([]autoscalingv2.MetricSpec{cpuMetric(*percent)}, out.Spec.Metrics...)

@@ -46,6 +46,9 @@ var CronJob = define[batchv1.CronJobList](Row[*batchv1.CronJob]{
 		return templateWarnings(path, &new.Spec.JobTemplate.Spec.Template, &old.Spec.JobTemplate.Spec.Template)
 	},
 	Status: &DoorOf[*batchv1.CronJob]{
+		ValidateUpdate: func(new, old *batchv1.CronJob) field.ErrorList {
+			return validate.ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, field.NewPath("metadata"))
+		},
 		PrepareUpdate: func(new, old *batchv1.CronJob) { new.Spec = old.Spec },
 	},
 	Columns: columns("Schedule, Timezone, Suspend:boolean, Active:integer, Last Schedule | Containers, Images, Selector"),

@@ -2,6 +2,8 @@ package kind
 
 import (
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
+
+	"proa.dev/kind/validate"
 )
 
 var FlowSchema = define[flowcontrolv1.FlowSchemaList](Row[*flowcontrolv1.FlowSchema]{
@@ -10,7 +12,9 @@ var FlowSchema = define[flowcontrolv1.FlowSchemaList](Row[*flowcontrolv1.FlowSch
 		Scope:  Cluster,
 		Prefix: "flowschemas",
 	},
-	Status: &DoorOf[*flowcontrolv1.FlowSchema]{},
+	Validate:       validate.FlowSchema,
+	ValidateUpdate: validate.FlowSchemaUpdate,
+	Status:         &DoorOf[*flowcontrolv1.FlowSchema]{},
 })
 
 var PriorityLevelConfiguration = define[flowcontrolv1.PriorityLevelConfigurationList](Row[*flowcontrolv1.PriorityLevelConfiguration]{
@@ -19,5 +23,7 @@ var PriorityLevelConfiguration = define[flowcontrolv1.PriorityLevelConfiguration
 		Scope:  Cluster,
 		Prefix: "prioritylevelconfigurations",
 	},
-	Status: &DoorOf[*flowcontrolv1.PriorityLevelConfiguration]{},
+	Validate:       validate.PriorityLevelConfiguration,
+	ValidateUpdate: validate.PriorityLevelConfigurationUpdate,
+	Status:         &DoorOf[*flowcontrolv1.PriorityLevelConfiguration]{},
 })

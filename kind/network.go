@@ -1,11 +1,17 @@
 package kind
 
 import (
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/utils/ptr"
 
 	"proa.dev/kind/validate"
 )
 
+// IngressClass names a controller of Ingresses.
 var IngressClass = define[networkingv1.IngressClassList](Row[*networkingv1.IngressClass]{
 	Names: Names{
 		Group: "networking.k8s.io", Version: "v1", Kind: "IngressClass", Plural: "ingressclasses",
@@ -15,8 +21,28 @@ var IngressClass = define[networkingv1.IngressClassList](Row[*networkingv1.Ingre
 	Validate:            validate.IngressClass,
 	ValidateUpdate:      validate.IngressClassUpdate,
 	UnconditionalUpdate: true,
+	Default: func(c *networkingv1.IngressClass) {
+		if c.Spec.Parameters != nil {
+			fillPtr(&c.Spec.Parameters.Scope, networkingv1.IngressClassParametersReferenceScopeCluster)
+		}
+	},
+	PrepareCreate: func(c *networkingv1.IngressClass) { c.Generation = 1 },
+	PrepareUpdate: func(new, old *networkingv1.IngressClass) { raiseIf(!same(new.Spec, old.Spec), new) },
+	Columns:       columns("Controller, Parameters"),
+	Cells: func(c *networkingv1.IngressClass, now time.Time) []any {
+		parameters := none
+		if p := c.Spec.Parameters; p != nil {
+			parameters = p.Kind
+			if p.APIGroup != nil {
+				parameters += "." + *p.APIGroup
+			}
+			parameters += "/" + p.Name
+		}
+		return []any{c.Name, c.Spec.Controller, parameters, age(c, now)}
+	},
 })
 
+// Ingress routes HTTP from outside to services.
 var Ingress = define[networkingv1.IngressList](Row[*networkingv1.Ingress]{
 	Names: Names{
 		Group: "networking.k8s.io", Version: "v1", Kind: "Ingress", Plural: "ingresses",
@@ -27,10 +53,55 @@ var Ingress = define[networkingv1.IngressList](Row[*networkingv1.Ingress]{
 	Validate:            validate.Ingress,
 	ValidateUpdate:      validate.IngressUpdate,
 	UnconditionalUpdate: true,
+	PrepareCreate: func(i *networkingv1.Ingress) {
+		i.Generation, i.Status = 1, networkingv1.IngressStatus{}
+	},
+	PrepareUpdate: func(new, old *networkingv1.Ingress) {
+		new.Status = old.Status
+		raiseIf(!same(new.Spec, old.Spec), new)
+	},
+	Warnings: func(new, old *networkingv1.Ingress) []string {
+		if _, ok := new.Annotations[ingressClassAnnotation]; ok && old == nil {
+			return []string{`annotation "` + ingressClassAnnotation + `" is deprecated, please use 'spec.ingressClassName' instead`}
+		}
+		return nil
+	},
 	Status: &DoorOf[*networkingv1.Ingress]{
-		ValidateUpdate: validate.IngressStatusUpdate},
+		ValidateUpdate: validate.IngressStatusUpdate,
+		PrepareUpdate:  func(new, old *networkingv1.Ingress) { new.Spec = old.Spec },
+	},
+	Columns: columns("Class, Hosts, Address, Ports"),
+	Cells: func(i *networkingv1.Ingress, now time.Time) []any {
+		class := ptr.Deref(i.Spec.IngressClassName, i.Annotations[ingressClassAnnotation])
+		var hosts, addresses []string
+		for _, r := range i.Spec.Rules {
+			if r.Host != "" {
+				hosts = append(hosts, r.Host)
+			}
+		}
+		shown := "*"
+		if len(hosts) > 0 {
+			shown = firstFew(hosts, 3, ",")
+		}
+		for _, in := range i.Status.LoadBalancer.Ingress {
+			switch {
+			case in.IP != "":
+				addresses = append(addresses, in.IP)
+			case in.Hostname != "":
+				addresses = append(addresses, in.Hostname)
+			}
+		}
+		ports := "80"
+		if len(i.Spec.TLS) > 0 {
+			ports = "80, 443"
+		}
+		return []any{i.Name, orNone(class), shown, strings.Join(addresses, ","), ports, age(i, now)}
+	},
 })
 
+const ingressClassAnnotation = "kubernetes.io/ingress.class"
+
+// IPAddress says which object has an address of the service ranges.
 var IPAddress = define[networkingv1.IPAddressList](Row[*networkingv1.IPAddress]{
 	Names: Names{
 		Group: "networking.k8s.io", Version: "v1", Kind: "IPAddress", Plural: "ipaddresses",
@@ -42,8 +113,25 @@ var IPAddress = define[networkingv1.IPAddressList](Row[*networkingv1.IPAddress]{
 	ValidateUpdate:      validate.IPAddressUpdate,
 	UnconditionalUpdate: true,
 	AllowCreateOnUpdate: true,
+	Columns:             columnsExactly("Name, ParentRef, Age"),
+	Cells: func(a *networkingv1.IPAddress, now time.Time) []any {
+		parent := none
+		if r := a.Spec.ParentRef; r != nil {
+			var parts []string
+			for _, part := range []string{strings.ToLower(r.Resource), r.Namespace, r.Name} {
+				if part != "" {
+					parts = append(parts, part)
+				}
+			}
+			if parent = strings.Join(parts, "/"); r.Group != "" {
+				parent = strings.Replace(parent, r.Resource, r.Resource+"."+r.Group, 1)
+			}
+		}
+		return []any{a.Name, parent, age(a, now)}
+	},
 })
 
+// NetworkPolicy says who may talk to pods.
 var NetworkPolicy = define[networkingv1.NetworkPolicyList](Row[*networkingv1.NetworkPolicy]{
 	Names: Names{
 		Group: "networking.k8s.io", Version: "v1", Kind: "NetworkPolicy", Plural: "networkpolicies",
@@ -54,8 +142,36 @@ var NetworkPolicy = define[networkingv1.NetworkPolicyList](Row[*networkingv1.Net
 	Validate:            validate.NetworkPolicy,
 	ValidateUpdate:      validate.NetworkPolicyUpdate,
 	UnconditionalUpdate: true,
+	Default:             defaultNetworkPolicy,
+	PrepareCreate:       func(p *networkingv1.NetworkPolicy) { p.Generation = 1 },
+	PrepareUpdate:       func(new, old *networkingv1.NetworkPolicy) { raiseIf(!same(new.Spec, old.Spec), new) },
+	Columns:             columns("Pod-Selector"),
+	Cells: func(p *networkingv1.NetworkPolicy, now time.Time) []any {
+		return []any{p.Name, selectorCell(&p.Spec.PodSelector), age(p, now)}
+	},
 })
 
+func defaultNetworkPolicy(p *networkingv1.NetworkPolicy) {
+	ports := func(list []networkingv1.NetworkPolicyPort) {
+		for i := range list {
+			fillPtr(&list[i].Protocol, corev1.ProtocolTCP)
+		}
+	}
+	for i := range p.Spec.Ingress {
+		ports(p.Spec.Ingress[i].Ports)
+	}
+	for i := range p.Spec.Egress {
+		ports(p.Spec.Egress[i].Ports)
+	}
+	if len(p.Spec.PolicyTypes) == 0 {
+		p.Spec.PolicyTypes = []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}
+		if len(p.Spec.Egress) > 0 {
+			p.Spec.PolicyTypes = append(p.Spec.PolicyTypes, networkingv1.PolicyTypeEgress)
+		}
+	}
+}
+
+// ServiceCIDR is a range of service addresses.
 var ServiceCIDR = define[networkingv1.ServiceCIDRList](Row[*networkingv1.ServiceCIDR]{
 	Names: Names{
 		Group: "networking.k8s.io", Version: "v1", Kind: "ServiceCIDR", Plural: "servicecidrs",
@@ -65,5 +181,19 @@ var ServiceCIDR = define[networkingv1.ServiceCIDRList](Row[*networkingv1.Service
 	Validate:            validate.ServiceCIDR,
 	ValidateUpdate:      validate.ServiceCIDRUpdate,
 	UnconditionalUpdate: true,
-	Status:              &DoorOf[*networkingv1.ServiceCIDR]{},
+	PrepareCreate: func(c *networkingv1.ServiceCIDR) {
+		c.Generation, c.Status = 1, networkingv1.ServiceCIDRStatus{}
+	},
+	PrepareUpdate: func(new, old *networkingv1.ServiceCIDR) {
+		new.Status = old.Status
+		raiseIf(!same(new.Spec, old.Spec), new)
+	},
+	Status: &DoorOf[*networkingv1.ServiceCIDR]{
+		ValidateUpdate: validate.ServiceCIDRUpdate,
+		PrepareUpdate:  func(new, old *networkingv1.ServiceCIDR) { new.Spec = old.Spec },
+	},
+	Columns: columnsExactly("Name, CIDRs, Age"),
+	Cells: func(c *networkingv1.ServiceCIDR, now time.Time) []any {
+		return []any{c.Name, strings.Join(c.Spec.CIDRs, ","), age(c, now)}
+	},
 })

@@ -5,7 +5,7 @@ package kind
 // lacks its defaults or its validation and is not served (see declared).
 var All = NewTable(
 	// core
-	Binding, ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, Pod, PodTemplate,
+	Binding, ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, PersistentVolumeClaim, PersistentVolume, Pod, PodTemplate,
 	ReplicationController, ResourceQuota, Secret, ServiceAccount, Service,
 	// apps
 	ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
@@ -14,12 +14,20 @@ var All = NewTable(
 	// authentication.k8s.io, authorization.k8s.io
 	SelfSubjectReview, TokenReview,
 	LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview,
+	// autoscaling
+	HorizontalPodAutoscaler, HorizontalPodAutoscalerV1,
 	// batch
-	Job,
+	CronJob, Job,
 	// certificates.k8s.io
 	CertificateSigningRequest,
+	// networking.k8s.io
+	IngressClass, Ingress, IPAddress, NetworkPolicy, ServiceCIDR,
+	// policy
+	PodDisruptionBudget,
 	// rbac.authorization.k8s.io
 	ClusterRoleBinding, ClusterRole, RoleBinding, Role,
+	// storage.k8s.io
+	CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttributesClass,
 	// scheduling.k8s.io
 	PriorityClass,
 	// coordination.k8s.io
@@ -31,12 +39,7 @@ var All = NewTable(
 // declared are the rows that have names only; each moves to All when its
 // defaults, validation, columns and golden object are there.
 var declared = []*Kind{
-	ComponentStatus, PersistentVolumeClaim, PersistentVolume,
-	HorizontalPodAutoscaler, HorizontalPodAutoscalerV1, CronJob,
-	ClusterTrustBundle, PodCertificateRequest,
-	IngressClass, Ingress, IPAddress, NetworkPolicy, ServiceCIDR,
-	PodDisruptionBudget,
-	CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttributesClass,
+	ComponentStatus, ClusterTrustBundle, PodCertificateRequest,
 	MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, MutatingWebhookConfiguration,
 	ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration,
 	RuntimeClass, FlowSchema, PriorityLevelConfiguration,

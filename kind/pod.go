@@ -196,46 +196,8 @@ func podGrace(p *corev1.Pod, asked *int64) *int64 {
 	return &seconds
 }
 
-// QOSClass is BestEffort when nothing is asked for, Guaranteed when every
-// container (or the pod itself) limits cpu and memory to what it requests, else
-// Burstable.
-func QOSClass(s *corev1.PodSpec) corev1.PodQOSClass {
-	parts := make([]corev1.ResourceRequirements, 0, len(s.Containers)+len(s.InitContainers))
-	if s.Resources != nil && (countsForQOS(s.Resources.Requests) || countsForQOS(s.Resources.Limits)) {
-		parts = append(parts, *s.Resources)
-	} else {
-		for i := range s.InitContainers {
-			parts = append(parts, s.InitContainers[i].Resources)
-		}
-		for i := range s.Containers {
-			parts = append(parts, s.Containers[i].Resources)
-		}
-	}
-	some, guaranteed := false, true
-	for _, r := range parts {
-		some = some || countsForQOS(r.Requests) || countsForQOS(r.Limits)
-		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-			limit := r.Limits[name]
-			request, asked := r.Requests[name]
-			if limit.IsZero() || asked && request.Cmp(limit) != 0 {
-				guaranteed = false
-			}
-		}
-	}
-	switch {
-	case !some:
-		return corev1.PodQOSBestEffort
-	case guaranteed:
-		return corev1.PodQOSGuaranteed
-	}
-	return corev1.PodQOSBurstable
-}
-
-// countsForQOS says that cpu or memory is asked for.
-func countsForQOS(list corev1.ResourceList) bool {
-	cpu, memory := list[corev1.ResourceCPU], list[corev1.ResourceMemory]
-	return cpu.Sign() > 0 || memory.Sign() > 0
-}
+// QOSClass says how soon a pod's resources make it go when a node runs short.
+func QOSClass(s *corev1.PodSpec) corev1.PodQOSClass { return validate.QOSClass(s) }
 
 func podCells(p *corev1.Pod, now time.Time) []any {
 	s := summarizePod(p)
