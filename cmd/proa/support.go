@@ -1,0 +1,152 @@
+package main
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"proa.dev/cluster"
+	"proa.dev/cluster/kubeconfig"
+	"proa.dev/cluster/pki"
+	"proa.dev/env"
+	"proa.dev/kind"
+	"proa.dev/network"
+	"proa.dev/proxy"
+	"proa.dev/view"
+)
+
+var goVersion, platform = runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH
+
+// tuneMemory trades a little CPU for idle memory: the heap may grow by half
+// before it is collected.
+func tuneMemory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
+}
+
+// newUUID is a random UUID (RFC 9562, version 4).
+func newUUID(r env.Rand) string {
+	var b [16]byte
+	r.Read(b[:])
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// nodeTransport reaches the agents' HTTPS ports by the addresses in the view.
+type nodeTransport struct {
+	view *view.View
+	tls  *tls.Config
+
+	mu    sync.Mutex
+	nodes map[string]*http.Transport // by node name
+	pods  *http.Transport
+}
+
+// RoundTripperFor implements apiserver.NodeTransport.
+func (t *nodeTransport) RoundTripperFor(name string) (http.RoundTripper, *url.URL, error) {
+	n := view.Get[*corev1.Node](t.view.Snapshot(), kind.Node, "", name)
+	if n == nil {
+		return nil, nil, fmt.Errorf("reach node %q: it is not registered", name)
+	}
+	host := ""
+	for _, a := range n.Status.Addresses {
+		if a.Type == corev1.NodeInternalIP {
+			host = a.Address
+			break
+		}
+	}
+	port := n.Status.DaemonEndpoints.KubeletEndpoint.Port
+	if host == "" || port == 0 {
+		return nil, nil, fmt.Errorf("reach node %q: it has not reported an address and a port yet", name)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	tr := t.nodes[name]
+	if tr == nil {
+		// Agents of one machine have no name that others resolve: the certificate is
+		// checked against the node's own name, wherever it is reached.
+		cfg := t.tls.Clone()
+		cfg.ServerName = name
+		tr = &http.Transport{TLSClientConfig: cfg, DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext, MaxIdleConnsPerHost: 16, IdleConnTimeout: 90 * time.Second, ForceAttemptHTTP2: false}
+		if t.nodes == nil {
+			t.nodes = map[string]*http.Transport{}
+		}
+		t.nodes[name] = tr
+	}
+	return tr, &url.URL{Scheme: "https", Host: net.JoinHostPort(host, strconv.Itoa(int(port)))}, nil
+}
+
+// PodTransport implements apiserver.NodeTransport.
+func (t *nodeTransport) PodTransport() http.RoundTripper {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.pods == nil {
+		t.pods = &http.Transport{DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext, MaxIdleConnsPerHost: 4, IdleConnTimeout: 30 * time.Second,
+			TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // proxied pods serve certificates of their own, as upstream's proxy accepts them
+	}
+	return t.pods
+}
+
+func query(s string) string { return url.QueryEscape(s) }
+
+// deleteServiceRules removes the service proxy's table of a cluster that does not
+// run.
+func deleteServiceRules(cl cluster.Cluster) error {
+	k, err := proxy.OpenKernel(proxy.KernelConfig{Table: network.ServiceTable(cl.Name), PodLinks: "proa"})
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	return k.Delete()
+}
+
+// adminEntry reads the administrator's credentials of a running cluster.
+func adminEntry(cl cluster.Cluster, card cluster.Card) (kubeconfig.Entry, error) {
+	cert, err := os.ReadFile(cl.Path("pki", "admin.crt"))
+	if err != nil {
+		return kubeconfig.Entry{}, fmt.Errorf("read the administrator's certificate: %w; `proa up` writes it", err)
+	}
+	key, err := os.ReadFile(cl.Path("pki", "admin.key"))
+	if err != nil {
+		return kubeconfig.Entry{}, fmt.Errorf("read the administrator's key: %w; `proa up` writes it", err)
+	}
+	ca, err := os.ReadFile(cl.Path("pki", "ca.crt"))
+	if err != nil {
+		return kubeconfig.Entry{}, fmt.Errorf("read the cluster's certificate: %w", err)
+	}
+	return kubeconfig.Entry{Name: kubeconfig.ContextName(cl.Name), Server: fmt.Sprintf("https://127.0.0.1:%d", card.APIPort), CA: ca, ClientCert: cert, ClientKey: key}, nil
+}
+
+// writeAdminKubeconfig issues the administrator's certificate (a new one at every
+// start) and writes the cluster's own kubeconfig, readable by root only.
+func (s *server) writeAdminKubeconfig() error {
+	c, err := s.ca.Issue(pki.Names{CommonName: "kubernetes-admin", Organizations: []string{"system:masters"}, Client: true}, pki.AdminLife)
+	if err != nil {
+		return err
+	}
+	cert, key, err := pki.EncodePair(c)
+	if err != nil {
+		return err
+	}
+	for name, data := range map[string][]byte{"admin.crt": cert, "admin.key": key} {
+		if err := os.WriteFile(s.cl.Path("pki", name), data, 0o600); err != nil {
+			return fmt.Errorf("write the administrator's credentials: %w", err)
+		}
+	}
+	entry, err := adminEntry(s.cl, s.card)
+	if err != nil {
+		return err
+	}
+	return kubeconfig.Merge(s.cl.Path("admin.kubeconfig"), kubeconfig.Owner{UID: os.Geteuid(), GID: os.Getegid()}, entry)
+}
