@@ -93,6 +93,7 @@ func served(k *kind.Kind, obj kind.Object) (kind.Object, error) {
 	if err != nil {
 		return nil, fmt.Errorf("convert %s %q to %s: %w", k.Root(), obj.GetName(), k.Version, err)
 	}
+	out.GetObjectKind().SetGroupVersionKind(k.GVK())
 	return out, nil
 }
 

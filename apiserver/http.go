@@ -20,7 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"proa.dev/apiserver/auth"
-	"proa.dev/apiserver/wire"
+	"proa.dev/client/wire"
 	"proa.dev/kind"
 )
 

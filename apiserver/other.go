@@ -16,7 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"proa.dev/apiserver/discovery"
-	"proa.dev/apiserver/wire"
+	"proa.dev/client/wire"
 )
 
 // documents are made on first use and kept encoded.

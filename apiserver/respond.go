@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"proa.dev/apiserver/table"
-	"proa.dev/apiserver/wire"
+	"proa.dev/client/wire"
 	"proa.dev/kind"
 )
 

@@ -20,7 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
-	"proa.dev/apiserver/wire"
+	"proa.dev/client/wire"
 	"proa.dev/kind"
 )
 

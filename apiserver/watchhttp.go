@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"proa.dev/apiserver/table"
-	"proa.dev/apiserver/wire"
+	"proa.dev/client/wire"
 	"proa.dev/kind"
 )
 

@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/duration"
 
-	"proa.dev/apiserver/wire"
+	"proa.dev/client/wire"
 	"proa.dev/kind"
 )
 
