@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 // rig is an engine under test with an image store of its own.
 type rig struct {
 	*Engine
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	store  *image.Store
 	cancel context.CancelFunc
@@ -45,7 +45,7 @@ type rig struct {
 
 const busybox = "docker.io/library/busybox:test"
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	t.Helper()
 	dir := t.TempDir()
 	store, err := image.Open(image.Config{Dir: filepath.Join(dir, "images")})
@@ -100,7 +100,7 @@ func (r *rig) halt() {
 	}
 }
 
-type testWriter struct{ t *testing.T }
+type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(p []byte) (int, error) {
 	w.t.Log(strings.TrimSpace(string(p)))
@@ -108,7 +108,7 @@ func (w testWriter) Write(p []byte) (int, error) {
 }
 
 // importBusybox puts an image of one static busybox into the store.
-func importBusybox(t *testing.T, s *image.Store, name string, edit func(*v1.Config)) {
+func importBusybox(t testing.TB, s *image.Store, name string, edit func(*v1.Config)) {
 	t.Helper()
 	bin, err := os.ReadFile("/bin/busybox")
 	if err != nil {
@@ -237,7 +237,7 @@ func (r *rig) output(sandbox string, sc *runtimeapi.PodSandboxConfig, cfg *runti
 	return logText(r.t, st.LogPath), st
 }
 
-func logText(t *testing.T, path string) string {
+func logText(t testing.TB, path string) string {
 	t.Helper()
 	b, err := os.ReadFile(path)
 	if err != nil {

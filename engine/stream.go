@@ -21,6 +21,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"proa.dev/engine/bundle"
+	"proa.dev/engine/term"
 	"proa.dev/engine/wire"
 )
 
@@ -33,7 +34,7 @@ const (
 )
 
 // Size is a terminal's, in characters.
-type Size struct{ Width, Height uint16 }
+type Size = term.Size
 
 // ExecStream runs a command in a running container and returns its exit code
 // when it has ended. Absent streams are nil; with tty, stderr is not used. When

@@ -126,7 +126,7 @@ func Default(caps []string) *specs.LinuxSeccomp {
 func architectures() []specs.Arch {
 	switch runtime.GOARCH {
 	case "amd64":
-		return []specs.Arch{specs.ArchX86_64, specs.ArchX86, specs.ArchX32}
+		return []specs.Arch{specs.ArchX86_64, specs.ArchX86}
 	case "arm64":
 		return []specs.Arch{specs.ArchAARCH64, specs.ArchARM}
 	}
