@@ -6,6 +6,7 @@ package apitest
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -21,6 +22,7 @@ import (
 	"proa.dev/store"
 	"proa.dev/store/mem"
 	"proa.dev/view"
+	"proa.dev/view/feed"
 )
 
 // Cluster is a running server.
@@ -89,9 +91,15 @@ func Start(t testing.TB, change func(*apiserver.Config)) *Cluster {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	started := make(chan struct{})
-	running.Go(func() { feed(ctx, t, cfg.Store, v, started) })
-	<-started
+	f := feed.New(cfg.Store, cfg.View, kind.DecodeStored, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err := f.Load(ctx); err != nil {
+		t.Fatal(err)
+	}
+	running.Go(func() {
+		if err := f.Run(ctx); err != nil && ctx.Err() == nil {
+			t.Errorf("feed the view: %v", err)
+		}
+	})
 	s, err := apiserver.New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -106,56 +114,10 @@ func Start(t testing.TB, change func(*apiserver.Config)) *Cluster {
 		cancel()
 		running.Wait()
 		cfg.Store.Close()
+		if n := f.Skipped(); n > 0 {
+			t.Errorf("%d stored objects could not be decoded", n)
+		}
 	})
-	return &Cluster{Store: cfg.Store, View: v, Server: s, HTTP: hs,
+	return &Cluster{Store: cfg.Store, View: cfg.View, Server: s, HTTP: hs,
 		Admin: &rest.Config{Host: hs.URL, BearerToken: "admin", TLSClientConfig: rest.TLSClientConfig{Insecure: true}, QPS: -1}}
-}
-
-// feed shows the view what the store has and what happens to it.
-func feed(ctx context.Context, t testing.TB, st store.Store, v *view.View, started chan struct{}) {
-	page, err := st.Range(ctx, "/registry/", store.PrefixEnd("/registry/"), 0, 0)
-	if err != nil {
-		t.Errorf("read the store: %v", err)
-	}
-	for _, kv := range page.KVs {
-		k, _, _ := v.Table().ByStoreKey(kv.Key)
-		obj, err := kind.DecodeStored(k, kv.Value)
-		if err != nil {
-			t.Errorf("decode %s: %v", kv.Key, err)
-			continue
-		}
-		v.Load(k, obj)
-	}
-	v.Loaded(page.Revision)
-	w, err := st.Watch(ctx, "/registry/", page.Revision)
-	close(started)
-	if err != nil {
-		t.Errorf("watch the store: %v", err)
-		return
-	}
-	defer w.Close()
-	for {
-		events, progress, err := w.Next(ctx)
-		if err != nil {
-			return
-		}
-		var changes []view.Change
-		for _, e := range events {
-			k, _, _ := v.Table().ByStoreKey(e.KV.Key)
-			if k == nil {
-				continue
-			}
-			obj, ok := e.KV.Attached.(kind.Object)
-			if !ok {
-				t.Errorf("event of %s without its object", e.KV.Key)
-				continue
-			}
-			if e.Deleted {
-				changes = append(changes, view.Change{Kind: k, Revision: e.KV.ModRevision, Last: obj})
-			} else {
-				changes = append(changes, view.Change{Kind: k, Revision: e.KV.ModRevision, New: obj})
-			}
-		}
-		v.ApplyAll(changes, progress)
-	}
 }
