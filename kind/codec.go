@@ -28,7 +28,7 @@ type protoMessage interface {
 // row with Stored, obj may be of either type and the root's is written.
 func EncodeStored(k *Kind, obj Object) ([]byte, error) {
 	root := k.Root()
-	if root != k && obj.GetObjectKind().GroupVersionKind() != root.GVK() {
+	if root != k && k.is(obj) {
 		var err error
 		if obj, err = k.ToStored(obj); err != nil {
 			return nil, fmt.Errorf("convert %s %q to %s: %w", k, obj.GetName(), root.Version, err)

@@ -42,6 +42,7 @@ type Kind struct {
 	Scope                Scope
 
 	New     func() Object
+	is      func(obj Object) bool // obj has New's type
 	NewList func() runtime.Object
 
 	// Verbs are the verbs served; nil means the eight usual ones.

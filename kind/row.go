@@ -97,6 +97,7 @@ func erase[T any, P pointer[T]](r Row[P]) *Kind {
 		Group: r.Group, Version: r.Version, Kind: r.Kind, Plural: r.Plural, Singular: r.Singular,
 		ShortNames: r.ShortNames, Categories: r.Categories, Scope: r.Scope, Prefix: r.Prefix,
 		New:   func() Object { return P(new(T)) },
+		is:    func(obj Object) bool { _, ok := obj.(P); return ok },
 		Verbs: r.Verbs, Subresources: r.Subresources, Columns: r.Columns,
 		AllowCreateOnUpdate: r.AllowCreateOnUpdate, UnconditionalUpdate: r.UnconditionalUpdate,
 		Buffered: r.Buffered, TTL: r.TTL, Virtual: r.Virtual, Stored: r.Stored, Deprecated: r.Deprecated,
