@@ -489,7 +489,7 @@ func (k *Kernel) VerifyRules(rules rule.RuleSet) error {
 // Generation grows with each change of any table of the host.
 func (k *Kernel) Generation() (uint32, error) { return k.conn.Generation() }
 
-// CutUDP forgets the UDP flows to endpoints that are no more, so that the next
+// CutUDP may be called beside the other methods. It forgets the UDP flows to endpoints that are no more, so that the next
 // packet of each client is sent to another one. Returns how many there were.
 func (k *Kernel) CutUDP(gone []netip.AddrPort) (int, error) {
 	if len(gone) == 0 {

@@ -82,6 +82,7 @@ type Proxy struct {
 	slices   map[types.NamespacedName]map[string]bool // by service
 	seen     map[*kind.Kind]int64
 	health   *healthServers
+	cutter   *cutter
 	lastGen  uint32
 	lastDeep time.Time
 	// what has been compiled since the kernel last took everything
@@ -116,7 +117,7 @@ func New(cfg Config) (*Proxy, error) {
 	if cfg.Listen == nil {
 		cfg.Listen = func(port uint16) (net.Listener, error) { return net.Listen("tcp", fmt.Sprintf(":%d", port)) }
 	}
-	return &Proxy{cfg: cfg, nudge: make(chan struct{}, 1), live: -1, pods: map[types.UID]int{},
+	return &Proxy{cfg: cfg, cutter: newCutter(cfg.Kernel, cfg.Log), nudge: make(chan struct{}, 1), live: -1, pods: map[types.UID]int{},
 		moved: make(chan struct{}), ready: make(chan struct{}), slices: map[types.NamespacedName]map[string]bool{}, unlive: map[types.NamespacedName]bool{}, seen: map[*kind.Kind]int64{}}, nil
 }
 
@@ -135,6 +136,13 @@ const deepEvery = 2 * time.Minute
 func (p *Proxy) Run(ctx context.Context) error {
 	p.health = newHealthServers(p.cfg.Listen, p.cfg.Log)
 	defer p.health.close()
+	cutCtx, stopCutting := context.WithCancel(ctx)
+	var cutting sync.WaitGroup
+	cutting.Go(func() { p.cutter.run(cutCtx) })
+	defer func() {
+		stopCutting()
+		cutting.Wait()
+	}()
 
 	whole := true // the kernel is to be filled, not changed
 	retry := p.cfg.Clock.NewTimer(retryDelay)
@@ -311,11 +319,7 @@ func (p *Proxy) put(b batch, whole *bool) error {
 		if gen, err := p.cfg.Kernel.Generation(); err == nil && gen == p.lastGen+1 {
 			p.lastGen = gen
 		}
-		if n, err := p.cfg.Kernel.CutUDP(delta.UDPEndpoints()); err != nil {
-			p.cfg.Log.Warn("UDP clients may keep talking to endpoints that are gone", "err", err)
-		} else if n > 0 {
-			p.cfg.Log.Debug("UDP flows cut", "flows", n)
-		}
+		p.cutter.add(delta.UDPEndpoints())
 		p.cfg.Log.Debug("service rules changed", "services", len(b.dirty), "elements", len(delta), "took", p.cfg.Clock.Now().Sub(started))
 	}
 	p.publish(b)
@@ -417,12 +421,17 @@ func (p *Proxy) verify() error {
 // Call it with a view that contains the pod's deletion.
 func (p *Proxy) WaitRemoved(ctx context.Context, pod types.UID) error {
 	fence, _ := p.cfg.View.Moved()
-	return p.wait(ctx, fence, func() string {
+	err := p.wait(ctx, fence, func() string {
 		if n := p.pods[pod]; n > 0 {
 			return fmt.Sprintf("%d services use it", n)
 		}
 		return ""
 	}, "wait for the removal of pod", pod)
+	if err != nil {
+		return err
+	}
+	// UDP clients that talk to it already are cut off too.
+	return p.cutter.wait(ctx)
 }
 
 // WaitLive returns once the rules in the kernel send new connections of at least
