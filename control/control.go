@@ -24,21 +24,49 @@ type Plan func(s view.Snapshot, ref view.Ref, now time.Time) (actions act.List, 
 // Part is one controller's registration.
 type Part struct {
 	Name string
-	// Kind that is planned for: a change of such an object wakes it.
-	Kind *kind.Kind
+	// Kind that is planned for: a change of such an object wakes it. Nil: each of
+	// Kinds is.
+	Kind  *kind.Kind
+	Kinds []*kind.Kind
+	// When, if set, narrows which changes of the object itself wake it; old or new
+	// is nil when it appears or goes. At start everything is woken.
+	When func(old, new kind.Object) bool
 	// Wakes: a change of an object of these kinds wakes the refs returned. Both
 	// states are looked at (old and new).
 	Wakes []Wake
 	Plan  Plan
+	// Failed, if set, says what to do about an action that could not be carried out
+	// for another reason than a conflict: events, a condition in the status. The
+	// object is planned again after the back-off in any case.
+	Failed func(s view.Snapshot, ref view.Ref, failed act.Action, err error, now time.Time) act.List
 	// Writes is what actions may touch; anything else is refused with the rule's
 	// name. "pods" creation and deletion, "replicasets.apps/status", ...
 	Writes []Write
 }
 
-// Wake maps a changed object of Kind to the refs of the part's kind.
+// Wake maps a changed object of Kind to the refs of the part's kind. Kind nil:
+// every one of the part's Kinds.
 type Wake struct {
 	Kind *kind.Kind
 	To   func(s view.Snapshot, changed kind.Object) []view.Ref
+	// When, if set, narrows which changes count; old or new may be nil.
+	When func(old, new kind.Object) bool
+}
+
+// kinds that the part plans for.
+func (p *Part) kinds() []*kind.Kind {
+	if p.Kind != nil {
+		return []*kind.Kind{p.Kind}
+	}
+	return p.Kinds
+}
+
+// kinds whose changes the wake looks at.
+func (w *Wake) kinds(p *Part) []*kind.Kind {
+	if w.Kind != nil {
+		return []*kind.Kind{w.Kind}
+	}
+	return p.Kinds
 }
 
 // Write declares one right of a part: verbs (create, update, delete, patch, bind,

@@ -2,8 +2,11 @@ package control
 
 import (
 	"container/heap"
+	"slices"
+	"sort"
 	"time"
 
+	"proa.dev/kind"
 	"proa.dev/view"
 )
 
@@ -21,10 +24,19 @@ type Key struct {
 // again when it is done. A key with a fence is not handed out before the snapshot
 // has reached it.
 type Core struct {
-	parts  []Part
-	states map[Key]*state
-	queue  []Key
-	timers timers
+	parts   []Part
+	sources map[*kind.Kind][]source
+	states  map[Key]*state
+	queue   []Key
+	timers  timers
+}
+
+// source is what a change of one kind means for one part: nil wake, the object
+// itself is planned.
+type source struct {
+	part int
+	wake *Wake
+	kind *kind.Kind
 }
 
 type state struct {
@@ -36,7 +48,29 @@ type state struct {
 
 // NewCore knows the parts by index.
 func NewCore(parts []Part) *Core {
-	return &Core{parts: parts, states: map[Key]*state{}}
+	c := &Core{parts: parts, states: map[Key]*state{}, sources: map[*kind.Kind][]source{}}
+	for i := range parts {
+		p := &parts[i]
+		for _, k := range p.kinds() {
+			c.sources[k.Root()] = append(c.sources[k.Root()], source{part: i, kind: k})
+		}
+		for j := range p.Wakes {
+			for _, k := range p.Wakes[j].kinds(p) {
+				c.sources[k.Root()] = append(c.sources[k.Root()], source{part: i, wake: &p.Wakes[j], kind: k})
+			}
+		}
+	}
+	return c
+}
+
+// Kinds that have to be watched.
+func (c *Core) Kinds() []*kind.Kind {
+	var out []*kind.Kind
+	for k := range c.sources {
+		out = append(out, k)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].String() < out[j].String() })
+	return out
 }
 
 // Wake queues a key.
@@ -60,23 +94,26 @@ func (c *Core) Pending() int { return len(c.queue) }
 
 // Changed wakes what a change of one object is to wake in every part.
 func (c *Core) Changed(s view.Snapshot, ch *view.Change) {
-	for i, p := range c.parts {
-		if p.Kind.Root() == ch.Kind {
-			c.Wake(Key{i, view.Ref{Kind: p.Kind, Namespace: ch.Ref().Namespace, Name: ch.Ref().Name}})
+	for _, src := range c.sources[ch.Kind] {
+		p := &c.parts[src.part]
+		if src.wake == nil {
+			if p.When == nil || p.When(ch.Old, ch.New) {
+				ref := ch.Ref()
+				c.Wake(Key{src.part, view.Ref{Kind: src.kind, Namespace: ref.Namespace, Name: ref.Name}})
+			}
+			continue
 		}
-		for _, w := range p.Wakes {
-			if w.Kind.Root() != ch.Kind {
-				continue
+		if src.wake.When != nil && !src.wake.When(ch.Old, ch.New) {
+			continue
+		}
+		if ch.Old != nil {
+			for _, r := range src.wake.To(s, ch.Old) {
+				c.Wake(Key{src.part, r})
 			}
-			if ch.Old != nil {
-				for _, r := range w.To(s, ch.Old) {
-					c.Wake(Key{i, r})
-				}
-			}
-			if ch.New != nil {
-				for _, r := range w.To(s, ch.New) {
-					c.Wake(Key{i, r})
-				}
+		}
+		if ch.New != nil {
+			for _, r := range src.wake.To(s, ch.New) {
+				c.Wake(Key{src.part, r})
 			}
 		}
 	}
@@ -85,14 +122,15 @@ func (c *Core) Changed(s view.Snapshot, ch *view.Change) {
 // Start wakes everything that a snapshot holds, as if all of it had just
 // appeared: at start, and after the runtime fell out of the view's window.
 func (c *Core) Start(s view.Snapshot) {
-	for i, p := range c.parts {
-		for o := range s.All(p.Kind, "") {
-			c.Wake(Key{i, view.RefOf(p.Kind, o)})
-		}
-		for _, w := range p.Wakes {
-			for o := range s.All(w.Kind, "") {
-				for _, r := range w.To(s, o) {
-					c.Wake(Key{i, r})
+	for _, k := range c.Kinds() {
+		for _, src := range c.sources[k] {
+			for o := range s.All(k, "") {
+				if src.wake == nil {
+					c.Wake(Key{src.part, view.RefOf(src.kind, o)})
+					continue
+				}
+				for _, r := range src.wake.To(s, o) {
+					c.Wake(Key{src.part, r})
 				}
 			}
 		}
@@ -108,8 +146,11 @@ func (c *Core) Next(revision int64, now time.Time) (Key, bool) {
 		if s.fence > revision {
 			continue
 		}
-		copy(c.queue[i:], c.queue[i+1:])
-		c.queue = c.queue[:len(c.queue)-1]
+		if i == 0 {
+			c.queue = c.queue[1:]
+		} else {
+			c.queue = slices.Delete(c.queue, i, i+1)
+		}
 		s.queued, s.running = false, true
 		s.wake = time.Time{}
 		return k, true
@@ -142,6 +183,9 @@ func (c *Core) Done(k Key, now time.Time, revision, fence int64, wake time.Time,
 	if !wake.IsZero() {
 		s.wake = wake
 		heap.Push(&c.timers, timer{wake, k})
+		if len(c.timers) > 2*len(c.states)+64 {
+			c.compact()
+		}
 	}
 	again := s.again
 	s.again = false
@@ -173,6 +217,21 @@ func (c *Core) NextTimer() time.Time {
 		return t.at
 	}
 	return time.Time{}
+}
+
+// compact drops the timers that a later plan has replaced.
+func (c *Core) compact() {
+	keep := c.timers[:0]
+	seen := map[Key]bool{}
+	for _, t := range c.timers {
+		if s := c.states[t.key]; s != nil && s.wake.Equal(t.at) && !seen[t.key] {
+			seen[t.key] = true
+			keep = append(keep, t)
+		}
+	}
+	clear(c.timers[len(keep):])
+	c.timers = keep
+	heap.Init(&c.timers)
 }
 
 func (c *Core) ripen(now time.Time) {

@@ -76,7 +76,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 
 // dispatch follows the view, wakes keys and hands them to workers.
 func (r *Runtime) dispatch(ctx context.Context, jobs chan<- Key) {
-	watched := watchedKinds(r.cfg.Parts)
+	watched := r.core.Kinds()
 	cursor := map[*kind.Kind]int64{}
 	start := func() {
 		s := r.cfg.View.Snapshot()
@@ -89,7 +89,8 @@ func (r *Runtime) dispatch(ctx context.Context, jobs chan<- Key) {
 	}
 	start()
 	timer := r.cfg.Clock.NewTimer(time.Hour)
-	defer timer.Stop()
+	defer func() { timer.Stop() }()
+	var armed time.Time
 	for {
 		_, moved := r.cfg.View.Moved()
 		for _, k := range watched {
@@ -127,36 +128,22 @@ func (r *Runtime) dispatch(ctx context.Context, jobs chan<- Key) {
 		r.mu.Unlock()
 		var due <-chan time.Time
 		if !at.IsZero() {
-			timer.Stop()
-			timer = r.cfg.Clock.NewTimer(max(at.Sub(r.cfg.Clock.Now()), 0))
+			if !at.Equal(armed) {
+				timer.Stop()
+				timer = r.cfg.Clock.NewTimer(max(at.Sub(r.cfg.Clock.Now()), 0))
+				armed = at
+			}
 			due = timer.C()
 		}
 		select {
 		case <-moved:
 		case <-r.cond:
 		case <-due:
+			armed = time.Time{}
 		case <-ctx.Done():
 			return
 		}
 	}
-}
-
-func watchedKinds(parts []Part) []*kind.Kind {
-	seen := map[*kind.Kind]bool{}
-	var out []*kind.Kind
-	add := func(k *kind.Kind) {
-		if k = k.Root(); !seen[k] {
-			seen[k] = true
-			out = append(out, k)
-		}
-	}
-	for _, p := range parts {
-		add(p.Kind)
-		for _, w := range p.Wakes {
-			add(w.Kind)
-		}
-	}
-	return out
 }
 
 func (r *Runtime) work(ctx context.Context, k Key) {
@@ -164,8 +151,16 @@ func (r *Runtime) work(ctx context.Context, k Key) {
 	s := r.cfg.View.Snapshot()
 	now := r.cfg.Clock.Now()
 	actions, wake := p.Plan(s, k.Ref, now)
-	fence, err := Carry(ctx, r.cfg.Client(p.Name), p, actions, r.cfg.Record)
+	c := r.cfg.Client(p.Name)
+	fence, err := Carry(ctx, c, p, actions, r.cfg.Record)
 	conflict := apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err)
+	if f := (*Failure)(nil); p.Failed != nil && !conflict && ctx.Err() == nil && errors.As(err, &f) {
+		more, also := Carry(ctx, c, p, p.Failed(s, k.Ref, f.Action, f.Err, now), r.cfg.Record)
+		fence = max(fence, more)
+		if also != nil && !apierrors.IsConflict(also) {
+			err = errors.Join(err, also)
+		}
+	}
 	if err != nil && ctx.Err() == nil {
 		level := slog.LevelWarn
 		if conflict || apierrors.IsNotFound(err) {
@@ -228,6 +223,17 @@ func Carry(ctx context.Context, c client.Client, p Part, actions act.List, recor
 	return fence, nil
 }
 
+// Failure is an action that could not be carried out.
+type Failure struct {
+	Action act.Action
+	Err    error
+}
+
+func (f *Failure) Error() string { return f.Action.String() + ": " + f.Err.Error() }
+
+// Unwrap gives the API's answer.
+func (f *Failure) Unwrap() error { return f.Err }
+
 func sameVerb(a, b act.Action) bool {
 	switch a.(type) {
 	case act.Create:
@@ -242,11 +248,11 @@ func sameVerb(a, b act.Action) bool {
 
 func carry(ctx context.Context, c client.Client, p Part, a act.Action, record func(act.Event)) (int64, error) {
 	if err := p.Allows(a); err != nil {
-		return 0, err
+		return 0, &Failure{a, err}
 	}
 	o, err := Do(ctx, c, a, record)
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w", a, err)
+		return 0, &Failure{a, err}
 	}
 	if o == nil {
 		return 0, nil
@@ -335,5 +341,5 @@ func (p Part) Allows(a act.Action) error {
 			}
 		}
 	}
-	return fmt.Errorf("%s: part %q has not declared %s on %s (sub %q); add it to the part's Writes if it is to own that field", a, p.Name, verb, k, sub)
+	return fmt.Errorf("part %q has not declared %s on %s (sub %q); add it to the part's Writes if it is to own that field", p.Name, verb, k, sub)
 }

@@ -5,6 +5,7 @@ package replicaset
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -25,7 +26,7 @@ const burst = 500
 
 // Part registers the controller of ReplicaSets.
 func Part() control.Part {
-	return part("replicaset-controller", kind.ReplicaSet, func(s view.Snapshot, ref view.Ref, now time.Time) (act.List, time.Time) {
+	p := part("replicaset-controller", kind.ReplicaSet, func(s view.Snapshot, ref view.Ref, now time.Time) (act.List, time.Time) {
 		rs := view.Get[*appsv1.ReplicaSet](s, kind.ReplicaSet, ref.Namespace, ref.Name)
 		if rs == nil {
 			return nil, time.Time{}
@@ -36,27 +37,70 @@ func Part() control.Part {
 		}
 		o := owner{k: kind.ReplicaSet, obj: rs, name: "replicaset-controller", selector: sel, template: &rs.Spec.Template, replicas: replicas(rs.Spec.Replicas), minReady: rs.Spec.MinReadySeconds}
 		o.related = func(p *corev1.Pod) bool { return relatedByDeployment(s, rs, p) }
-		actions, st, wake := plan(s, o, now, count{rs.Status.Replicas, rs.Status.FullyLabeledReplicas, rs.Status.ReadyReplicas, rs.Status.AvailableReplicas})
+		actions, st, wake := plan(s, o, now)
+		if busy(actions) {
+			return actions, wake
+		}
 		want := rs.DeepCopy()
 		want.Status.Replicas, want.Status.FullyLabeledReplicas, want.Status.ReadyReplicas, want.Status.AvailableReplicas = st.total, st.labeled, st.ready, st.available
+		want.Status.TerminatingReplicas = &st.terminating
 		want.Status.ObservedGeneration = rs.Generation
+		want.Status.Conditions = slices.DeleteFunc(want.Status.Conditions, func(c appsv1.ReplicaSetCondition) bool { return c.Type == appsv1.ReplicaSetReplicaFailure })
 		if !apiequality.Semantic.DeepEqual(want.Status, rs.Status) {
 			actions = append(actions, act.Update{Kind: kind.ReplicaSet, Object: want, Sub: "status", Note: st.note(rs.Status.ReadyReplicas)})
 		}
 		return actions, wake
 	})
+	p.Failed = func(s view.Snapshot, ref view.Ref, failed act.Action, err error, now time.Time) act.List {
+		rs := view.Get[*appsv1.ReplicaSet](s, kind.ReplicaSet, ref.Namespace, ref.Name)
+		if rs == nil || rs.DeletionTimestamp != nil {
+			return nil
+		}
+		event, reason := workload.Failed(kind.ReplicaSet, rs, p.Name, failed, err)
+		if reason == "" {
+			return nil
+		}
+		for _, c := range rs.Status.Conditions {
+			if c.Type == appsv1.ReplicaSetReplicaFailure && c.Status == corev1.ConditionTrue && c.Reason == reason {
+				return event
+			}
+		}
+		want := rs.DeepCopy()
+		want.Status.ObservedGeneration = rs.Generation
+		want.Status.Conditions = slices.DeleteFunc(want.Status.Conditions, func(c appsv1.ReplicaSetCondition) bool { return c.Type == appsv1.ReplicaSetReplicaFailure })
+		want.Status.Conditions = append(want.Status.Conditions, appsv1.ReplicaSetCondition{Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue,
+			LastTransitionTime: metav1.NewTime(now), Reason: reason, Message: err.Error()})
+		return append(event, act.Update{Kind: kind.ReplicaSet, Object: want, Sub: "status", Reason: reason})
+	}
+	return p
+}
+
+// busy: pods are being made or taken away; the status is written when the
+// snapshot shows them.
+func busy(actions act.List) bool {
+	for _, a := range actions {
+		switch a.(type) {
+		case act.Create, act.Delete:
+			return true
+		}
+	}
+	return false
 }
 
 // ControllerPart registers the controller of ReplicationControllers.
 func ControllerPart() control.Part {
-	return part("replication-controller", kind.ReplicationController, func(s view.Snapshot, ref view.Ref, now time.Time) (act.List, time.Time) {
+	p := part("replication-controller", kind.ReplicationController, func(s view.Snapshot, ref view.Ref, now time.Time) (act.List, time.Time) {
 		rc := view.Get[*corev1.ReplicationController](s, kind.ReplicationController, ref.Namespace, ref.Name)
 		if rc == nil || rc.Spec.Template == nil || len(rc.Spec.Selector) == 0 {
 			return nil, time.Time{}
 		}
 		o := owner{k: kind.ReplicationController, obj: rc, name: "replication-controller", selector: labels.SelectorFromSet(rc.Spec.Selector), template: rc.Spec.Template, replicas: replicas(rc.Spec.Replicas), minReady: rc.Spec.MinReadySeconds}
-		actions, st, wake := plan(s, o, now, count{rc.Status.Replicas, rc.Status.FullyLabeledReplicas, rc.Status.ReadyReplicas, rc.Status.AvailableReplicas})
+		actions, st, wake := plan(s, o, now)
+		if busy(actions) {
+			return actions, wake
+		}
 		want := rc.DeepCopy()
+		want.Status.Conditions = slices.DeleteFunc(want.Status.Conditions, func(c corev1.ReplicationControllerCondition) bool { return c.Type == corev1.ReplicationControllerReplicaFailure })
 		want.Status.Replicas, want.Status.FullyLabeledReplicas, want.Status.ReadyReplicas, want.Status.AvailableReplicas = st.total, st.labeled, st.ready, st.available
 		want.Status.ObservedGeneration = rc.Generation
 		if !apiequality.Semantic.DeepEqual(want.Status, rc.Status) {
@@ -64,6 +108,28 @@ func ControllerPart() control.Part {
 		}
 		return actions, wake
 	})
+	p.Failed = func(s view.Snapshot, ref view.Ref, failed act.Action, err error, now time.Time) act.List {
+		rc := view.Get[*corev1.ReplicationController](s, kind.ReplicationController, ref.Namespace, ref.Name)
+		if rc == nil || rc.DeletionTimestamp != nil {
+			return nil
+		}
+		event, reason := workload.Failed(kind.ReplicationController, rc, p.Name, failed, err)
+		if reason == "" {
+			return nil
+		}
+		for _, c := range rc.Status.Conditions {
+			if c.Type == corev1.ReplicationControllerReplicaFailure && c.Status == corev1.ConditionTrue && c.Reason == reason {
+				return event
+			}
+		}
+		want := rc.DeepCopy()
+		want.Status.ObservedGeneration = rc.Generation
+		want.Status.Conditions = slices.DeleteFunc(want.Status.Conditions, func(c corev1.ReplicationControllerCondition) bool { return c.Type == corev1.ReplicationControllerReplicaFailure })
+		want.Status.Conditions = append(want.Status.Conditions, corev1.ReplicationControllerCondition{Type: corev1.ReplicationControllerReplicaFailure, Status: corev1.ConditionTrue,
+			LastTransitionTime: metav1.NewTime(now), Reason: reason, Message: err.Error()})
+		return append(event, act.Update{Kind: kind.ReplicationController, Object: want, Sub: "status", Reason: reason})
+	}
+	return p
 }
 
 func part(name string, k *kind.Kind, p control.Plan) control.Part {
@@ -120,7 +186,7 @@ type owner struct {
 	related func(*corev1.Pod) bool
 }
 
-type count struct{ total, labeled, ready, available int32 }
+type count struct{ total, labeled, ready, available, terminating int32 }
 
 func (c count) note(before int32) string {
 	if c.ready == before {
@@ -129,12 +195,15 @@ func (c count) note(before int32) string {
 	return fmt.Sprintf("ready %d→%d", before, c.ready)
 }
 
-func plan(s view.Snapshot, o owner, now time.Time, before count) (actions act.List, st count, wake time.Time) {
+func plan(s view.Snapshot, o owner, now time.Time) (actions act.List, st count, wake time.Time) {
 	mine, actions := workload.Claim(s, o.k, o.obj, o.selector)
 	var active []*corev1.Pod
 	templateLabels := labels.Set(o.template.Labels).AsSelectorPreValidated()
 	for _, p := range mine {
 		if !workload.Active(p) {
+			if p.DeletionTimestamp != nil && !workload.Ended(p) {
+				st.terminating++
+			}
 			continue
 		}
 		active = append(active, p)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -251,4 +252,20 @@ func Delete(p *corev1.Pod, reason string) act.Delete {
 // Event about an owner.
 func Event(k *kind.Kind, o kind.Object, source, kindOf, reason, format string, args ...any) act.Event {
 	return act.Event{About: view.RefOf(k, o), UID: o.GetUID(), Type: kindOf, Reason: reason, Message: fmt.Sprintf(format, args...), Source: source}
+}
+
+// Failed is what to tell about a pod that could not be made or deleted: the event
+// about its owner and the reason, FailedCreate or FailedDelete; nothing for other
+// actions, and in a namespace that is going.
+func Failed(k *kind.Kind, owner kind.Object, source string, failed act.Action, err error) (act.List, string) {
+	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || failed.Ref().Kind != kind.Pod {
+		return nil, ""
+	}
+	switch failed.(type) {
+	case act.Create:
+		return act.List{Event(k, owner, source, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)}, "FailedCreate"
+	case act.Delete:
+		return act.List{Event(k, owner, source, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)}, "FailedDelete"
+	}
+	return nil, ""
 }

@@ -1,0 +1,15 @@
+package replicaset_test
+
+import (
+	"testing"
+
+	"proa.dev/control"
+	"proa.dev/control/replicaset"
+	"proa.dev/control/scenario"
+)
+
+func TestScenarios(t *testing.T) {
+	scenario.Run(t, "testdata/*.txtar", func() []control.Part {
+		return []control.Part{replicaset.Part(), replicaset.ControllerPart()}
+	})
+}
