@@ -13,13 +13,15 @@
 // plus a few doors with their own rules (PodResize, PodEphemeralContainersUpdate,
 // NamespaceFinalizeUpdate, CertificateSigningRequestApprovalUpdate, ...).
 // Updates expect both objects to be complete and the immutable metadata
-// (creation time, UID) to be filled in as the server does before it validates.
+// (creation time, UID) and the resource version to be filled in as the server does
+// before it validates.
 //
 // Fields that only take effect behind an alpha feature are checked for shape only.
-// Rules that upstream relaxes for objects stored before the rule existed
-// (ratcheting) are relaxed here when the old object already broke them and a
-// cluster may hold such objects: IP addresses in Services and Endpoints, and Secrets
-// and ConfigMaps are not touched again when nothing changed.
+// Of the rules that upstream relaxes for objects stored before the rule existed, only
+// those about the form of IP addresses and ranges are relaxed here, in updates.
+//
+// One thing is read from outside: CronJob looks its time zone up in the time zone
+// database (Go's, or the machine's).
 //
 // Source of the rules: the Kubernetes API reference and the field comments of
 // k8s.io/api; the declarative rules in those comments (+k8s: markers) are
