@@ -39,7 +39,7 @@ var Secret = define[corev1.SecretList](Row[*corev1.Secret]{
 	Selectable: map[string]func(*corev1.Secret) string{
 		"type": func(s *corev1.Secret) string { return string(s.Type) },
 	},
-	Columns: columns("Type, Data:integer"),
+	Columns: columns("Type, Data"),
 	Cells: func(s *corev1.Secret, now time.Time) []any {
 		return []any{s.Name, string(s.Type), int64(len(s.Data)), age(s, now)}
 	},
@@ -81,7 +81,7 @@ var ServiceAccount = define[corev1.ServiceAccountList](Row[*corev1.ServiceAccoun
 	Subresources: []Subresource{
 		{Name: "token", Group: "authentication.k8s.io", Version: "v1", Kind: "TokenRequest", Verbs: []string{"create"}},
 	},
-	Columns: columns("Secrets:integer"),
+	Columns: columns("Secrets"),
 	Cells: func(s *corev1.ServiceAccount, now time.Time) []any {
 		return []any{s.Name, int64(len(s.Secrets)), age(s, now)}
 	},

@@ -3,6 +3,18 @@
 // nothing else in the house lists kinds.
 //
 // A kind's struct is upstream's published one (k8s.io/api), exactly as served.
+//
+// The way of a write through a row: decode strictly; Default; on create set UID,
+// creation time and name (generateName), then PrepareCreate and Validate; on
+// update PrepareUpdate and ValidateUpdate of the main row or of the subresource's
+// Door; Warnings; then ToStored where the row has Stored, with the root's Default
+// after it; EncodeStored. The way of a read: DecodeStored (which defaults), then
+// FromStored where the row has Stored.
+//
+// After a preparation the new object may share memory with the old one; both are
+// read-only from then on. Rows read no clock and no randomness: what needs them
+// (times of conditions, allocation of addresses and ports, the requester in a
+// CertificateSigningRequest) is written by the API server after the preparation.
 package kind
 
 import (

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
 	"proa.dev/kind/validate"
@@ -24,7 +25,7 @@ var ControllerRevision = define[appsv1.ControllerRevisionList](Row[*appsv1.Contr
 	Validate:            validate.ControllerRevision,
 	ValidateUpdate:      validate.ControllerRevisionUpdate,
 	UnconditionalUpdate: true,
-	Columns:             columns("Controller, Revision:integer"),
+	Columns:             columns("Controller, Revision"),
 	Cells: func(r *appsv1.ControllerRevision, now time.Time) []any {
 		controller := none
 		if ref := metav1.GetControllerOf(r); ref != nil {
@@ -81,12 +82,15 @@ var StatefulSet = define[appsv1.StatefulSetList](Row[*appsv1.StatefulSet]{
 func defaultStatefulSet(s *appsv1.StatefulSet) {
 	fill(&s.Spec.PodManagementPolicy, appsv1.OrderedReadyPodManagement)
 	u := &s.Spec.UpdateStrategy
-	fill(&u.Type, appsv1.RollingUpdateStatefulSetStrategyType)
-	if u.Type == appsv1.RollingUpdateStatefulSetStrategyType {
+	if u.Type == "" {
+		u.Type = appsv1.RollingUpdateStatefulSetStrategyType
 		if u.RollingUpdate == nil {
 			u.RollingUpdate = &appsv1.RollingUpdateStatefulSetStrategy{}
 		}
+	}
+	if u.Type == appsv1.RollingUpdateStatefulSetStrategyType && u.RollingUpdate != nil {
 		fillPtr(&u.RollingUpdate.Partition, 0)
+		fillPtr(&u.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
 	}
 	if s.Spec.PersistentVolumeClaimRetentionPolicy == nil {
 		s.Spec.PersistentVolumeClaimRetentionPolicy = &appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{}
