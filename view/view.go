@@ -14,6 +14,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"maps"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -55,6 +56,8 @@ type Snapshot struct {
 	owned    *tree // ownerUID/plural.group/namespace/name
 	onNode   *tree // node/namespace/name of pods
 	orphans  *tree // namespace/name of pods without a controller
+	labeled  *tree // namespace/label/name of pods
+	selects  *tree // plural.group/namespace/first label of the selector/name
 }
 
 // Revision of the newest write that the snapshot contains.
@@ -125,6 +128,18 @@ func (s Snapshot) PodsOn(node string) iter.Seq[*corev1.Pod] {
 // OrphanPods yields a namespace's pods that no controller owns.
 func (s Snapshot) OrphanPods(namespace string) iter.Seq[*corev1.Pod] {
 	return typed[*corev1.Pod](scan(s.orphans, namespace+"/"))
+}
+
+// PodsWith yields a namespace's pods that carry all of the labels, by name. It
+// costs as much as the rarest of the labels has pods.
+func (s Snapshot) PodsWith(namespace string, labels map[string]string) iter.Seq[*corev1.Pod] {
+	return podsWith(s.labeled, s.tables[kindPod], namespace, labels)
+}
+
+// Selecting yields the objects of kind k in a namespace whose selector may match
+// the labels: each that does is among them, and the caller checks.
+func (s Snapshot) Selecting(k *kind.Kind, namespace string, labels map[string]string) iter.Seq[kind.Object] {
+	return selecting(s.selects, s.tables[k.Root()], k.Root().String(), namespace, labels)
 }
 
 // Get returns the typed object, or the zero T (nil) when there is none.
@@ -238,6 +253,8 @@ type View struct {
 	owned   tree
 	onNode  tree
 	orphans tree
+	labeled tree
+	selects tree
 	dirty   map[*kind.Kind]bool
 
 	rings    map[*kind.Kind]*ring
@@ -368,6 +385,7 @@ func (v *View) set(k *kind.Kind, old, new kind.Object) {
 	v.dirty[k] = true
 	v.isStale.Store(true)
 	plural := k.String()
+	v.setSelector(plural, old, new)
 	if old != nil {
 		id := key(old.GetNamespace(), old.GetName())
 		if new == nil {
@@ -377,6 +395,11 @@ func (v *View) set(k *kind.Kind, old, new kind.Object) {
 			v.owned.Delete(string(r.UID) + "\x00" + plural + "\x00" + id)
 		}
 		if p, ok := old.(*corev1.Pod); ok {
+			if new == nil || !maps.Equal(p.Labels, new.GetLabels()) {
+				for key, value := range p.Labels {
+					v.labeled.Delete(labelKey(p.Namespace, key, value, p.Name))
+				}
+			}
 			v.onNode.Delete(p.Spec.NodeName + "\x00" + id)
 			v.orphans.Delete(id)
 		}
@@ -389,6 +412,11 @@ func (v *View) set(k *kind.Kind, old, new kind.Object) {
 		}
 		if p, ok := new.(*corev1.Pod); ok {
 			v.onNode.Set(p.Spec.NodeName+"\x00"+id, new)
+			if old == nil || !maps.Equal(p.Labels, old.GetLabels()) {
+				for key, value := range p.Labels {
+					v.labeled.Set(labelKey(p.Namespace, key, value, p.Name), nil)
+				}
+			}
 			if metav1.GetControllerOfNoCopy(p) == nil {
 				v.orphans.Set(id, new)
 			}
@@ -417,7 +445,8 @@ func (v *View) Snapshot() Snapshot {
 	}
 	clear(v.dirty)
 	v.frozen = tables
-	s := &Snapshot{revision: v.revision, tables: tables, owned: v.owned.Copy(), onNode: v.onNode.Copy(), orphans: v.orphans.Copy()}
+	s := &Snapshot{revision: v.revision, tables: tables, owned: v.owned.Copy(), onNode: v.onNode.Copy(), orphans: v.orphans.Copy(),
+		labeled: v.labeled.Copy(), selects: v.selects.Copy()}
 	v.snap.Store(s)
 	v.isStale.Store(false)
 	return *s
