@@ -5,14 +5,16 @@
 // # Files
 //
 // The data directory holds LOCK (with the number of the process that has it),
-// RESERVE (room that is given back when the disk is full) and engine/, which has
-// current state only, no history:
+// RESERVE (room that is given back when the disk is full), CLOSED (what a clean
+// close left in the engine) and engine/, which has current state only, no history:
 //
 //	'k' + key      → version, flags, create revision, mod revision, expiry, CRC-32C
 //	                 of key, header and value; then the value, sealed if a
 //	                 Transform covers the key
-//	'm' "revision" → the revision up to which numbers may have been given out, and
-//	                 whether that is exactly the newest one (after a clean close)
+//	'm' "state"    → the revision up to which numbers may have been given out,
+//	                 whether that is exactly the newest one (after a clean close),
+//	                 how many keys there are with which sum of hashes, the number
+//	                 of the batch, and the last batch that was known to be durable
 //	'm' "layout"   → "1"
 //
 // The engine drops overwritten values as it merges its files, so their size
@@ -36,10 +38,13 @@
 //   - A write or sync that fails: nothing of it is applied. The engine is put aside
 //     and opened anew with the next write, what it may have kept of the failed
 //     write is undone there, and what was not yet synced is written again.
-//   - Damage: every block and every record has a checksum; Open refuses a damaged
-//     store with store.ErrCorrupt and the name of the file or key. An incomplete
+//   - Damage: every block and every record has a checksum, and every batch carries
+//     the sum of the whole state; Open refuses a damaged store with
+//     store.ErrCorrupt and the name of the file or key. The engine itself takes
+//     damage in the middle of its log for the log's end: later batches, which tell
+//     up to where it was durable, are looked for in the raw file. An incomplete
 //     last record of the engine's log is how a crash ends, and is dropped. (A bit
-//     flip in the very last synced group cannot be told from that.)
+//     flip in the very last synced batch cannot be told from that.)
 //
 // # Bounds
 //
@@ -197,15 +202,26 @@ func openError(dir string, err error) error {
 
 // open opens the engine, loads the state and starts the store.
 func (l *log) open(ctx context.Context) (*Store, error) {
+	synced, err := l.readSynced()
+	if err != nil {
+		return nil, err
+	}
 	if err := l.start(); err != nil {
 		return nil, err
 	}
 	t := tree.New(tree.Config{Clock: l.cfg.Clock, Window: l.cfg.Window, WindowBytes: l.cfg.WindowBytes, Log: l,
 		Rings: []tree.Ring{{Prefix: l.cfg.EventsPrefix, Objects: l.cfg.EventsObjects, Bytes: l.cfg.EventsBytes}}})
 	l.tree = t
-	revision, err := l.load(ctx, t)
+	var revision int64
+	err = l.run.do(func() (err error) {
+		revision, err = l.load(ctx, t)
+		return err
+	})
 	if err != nil {
 		return nil, err
+	}
+	if l.group < synced {
+		return nil, fmt.Errorf("the log is damaged: batch %d is the last that can be read, %d was on disk: %w", l.group, synced, store.ErrCorrupt)
 	}
 	if err := l.begin(revision); err != nil {
 		return nil, err
@@ -217,15 +233,15 @@ func (l *log) open(ctx context.Context) (*Store, error) {
 // load reads everything and returns the revision to go on from.
 func (l *log) load(ctx context.Context, t *tree.Store) (int64, error) {
 	db := l.run.db
-	revision := int64(1)
-	marker, closer, err := db.Get(markerKey)
+	m := marker{revision: 1}
+	stored, closer, err := db.Get(markerKey)
+	isNew := errors.Is(err, pebble.ErrNotFound)
 	switch {
-	case errors.Is(err, pebble.ErrNotFound):
-		marker = nil
+	case isNew:
 	case err != nil:
 		return 0, corrupt(err)
 	default:
-		revision, l.wasClosed, err = parseMarker(marker)
+		m, err = parseMarker(stored)
 		if err = errors.Join(err, closer.Close()); err != nil {
 			return 0, fmt.Errorf("%w: %w", err, store.ErrCorrupt)
 		}
@@ -233,6 +249,9 @@ func (l *log) load(ctx context.Context, t *tree.Store) (int64, error) {
 	layout, closer, err := db.Get(layoutKey)
 	switch {
 	case errors.Is(err, pebble.ErrNotFound):
+		if !isNew {
+			return 0, fmt.Errorf("the layout marker is missing: %w", store.ErrCorrupt)
+		}
 	case err != nil:
 		return 0, corrupt(err)
 	default:
@@ -249,7 +268,7 @@ func (l *log) load(ctx context.Context, t *tree.Store) (int64, error) {
 		return 0, corrupt(err)
 	}
 	for ok := it.First(); ok; ok = it.Next() {
-		if err := l.loadOne(it, t, marker != nil, revision); err != nil {
+		if err := l.loadOne(it, t, m.revision); err != nil {
 			return 0, errors.Join(err, it.Close())
 		}
 		if err := ctx.Err(); err != nil {
@@ -259,10 +278,15 @@ func (l *log) load(ctx context.Context, t *tree.Store) (int64, error) {
 	if err := errors.Join(it.Error(), it.Close()); err != nil {
 		return 0, corrupt(err)
 	}
-	return revision, nil
+	if l.sum != m.sum {
+		return 0, fmt.Errorf("%d keys with sum %016x are there, %d with sum %016x were written: %w",
+			l.sum.keys, l.sum.hash, m.sum.keys, m.sum.hash, store.ErrCorrupt)
+	}
+	l.group = m.group
+	return m.revision, nil
 }
 
-func (l *log) loadOne(it *pebble.Iterator, t *tree.Store, hasMarker bool, revision int64) error {
+func (l *log) loadOne(it *pebble.Iterator, t *tree.Store, revision int64) error {
 	raw := it.Key()[1:]
 	key := string(raw)
 	stored, err := it.ValueAndErr()
@@ -273,7 +297,7 @@ func (l *log) loadOne(it *pebble.Iterator, t *tree.Store, hasMarker bool, revisi
 	if err != nil {
 		return fmt.Errorf("record of %q: %w: %w", key, err, store.ErrCorrupt)
 	}
-	if !hasMarker || e.KV.ModRevision > revision {
+	if e.KV.ModRevision > revision {
 		return fmt.Errorf("record of %q has revision %d, none above %d was given out: %w", key, e.KV.ModRevision, revision, store.ErrCorrupt)
 	}
 	e.KV.Key = key
@@ -288,6 +312,7 @@ func (l *log) loadOne(it *pebble.Iterator, t *tree.Store, hasMarker bool, revisi
 	} else {
 		e.KV.Value = append(make([]byte, 0, len(value)), value...)
 	}
+	l.sum.add(e)
 	t.Load(e)
 	return nil
 }

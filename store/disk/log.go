@@ -4,9 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
-	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -24,13 +25,15 @@ const (
 	// batchBytes bounds one batch of the engine; above half its write buffer it
 	// would take a slower way.
 	batchBytes = 1 << 20
-	// recoverEvery bounds how often opening the engine anew is tried.
+	// recoverEvery bounds how often opening the engine anew is tried, maxFailures
+	// how often in a row: what a failed run leaves in memory stays there.
 	recoverEvery  = 100 * time.Millisecond
+	maxFailures   = 16
 	layoutVersion = "1"
 )
 
 var (
-	markerKey = []byte("mrevision")
+	markerKey = []byte("mstate")
 	layoutKey = []byte("mlayout")
 )
 
@@ -42,9 +45,11 @@ type log struct {
 	tree    *tree.Store
 	reserve reserve
 
-	run       *engine
-	reserved  int64 // revisions up to this one may be given out
-	wasClosed bool
+	run      *engine
+	reserved int64 // revisions up to this one may be given out
+	sum      sum   // of what is committed
+	group    int64 // number of the last batch
+	synced   int64 // the last one that is durable
 	// dirty are the keys written since the last sync.
 	dirty map[string]struct{}
 	buf   []byte
@@ -57,6 +62,7 @@ type log struct {
 	broken     error
 	brokenAt   time.Time
 	tried      time.Time
+	failures   int // to recover, in a row
 	recoveries int64
 }
 
@@ -76,7 +82,9 @@ type engine struct {
 }
 
 func newEngine(fs *engineFS) *engine {
-	return &engine{fs: fs, work: make(chan func() error), done: make(chan error, 1), dead: make(chan struct{}), ended: make(chan struct{})}
+	r := &engine{fs: fs, work: make(chan func() error), done: make(chan error, 1), dead: make(chan struct{}), ended: make(chan struct{})}
+	fs.die = r.die
+	return r
 }
 
 // die records the first fatal error.
@@ -97,8 +105,7 @@ func (r *engine) failed() error {
 	}
 }
 
-// Infof, Errorf and Fatalf implement pebble.Logger. Fatalf must not return: it
-// ends the goroutine, which lets go of its locks.
+// Infof, Errorf and Fatalf implement pebble.Logger. Fatalf must not return.
 func (r *engine) Infof(string, ...any)  {}
 func (r *engine) Errorf(string, ...any) {}
 func (r *engine) Fatalf(format string, args ...any) {
@@ -109,7 +116,7 @@ func (r *engine) Fatalf(format string, args ...any) {
 		}
 	}
 	r.die(err)
-	runtime.Goexit()
+	select {}
 }
 
 // do has the worker call op, and returns its error or that of the engine's death.
@@ -182,6 +189,9 @@ func (l *log) options(r *engine) *pebble.Options {
 		CompactionConcurrencyRange: func() (int, int) { return 1, 1 },
 	}
 	o.Experimental.FileCacheShards = 1
+	o.EventListener = &pebble.EventListener{DataCorruption: func(i pebble.DataCorruptionInfo) {
+		l.cfg.Log.Error("store file is damaged; state is served from memory, back it up before a restart", "file", i.Path, "err", i.Details)
+	}}
 	o.Levels[0].Compression = func() *sstable.CompressionProfile { return sstable.NoCompression }
 	for i := 1; i < len(o.Levels); i++ {
 		o.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.SnappyCompression }
@@ -209,34 +219,96 @@ func (l *log) start() error {
 // begin writes the marker of a store that is open at revision.
 func (l *log) begin(revision int64) error {
 	l.reserved = revision + revisionStep
-	marker := appendMarker(nil, l.reserved, false)
+	l.group++
+	m := l.marker()
 	r := l.run
-	return r.do(func() error {
+	err := r.do(func() error {
 		b := r.db.NewBatch()
 		defer b.Close()
-		if err := errors.Join(b.Set(layoutKey, []byte(layoutVersion), nil), b.Set(markerKey, marker, nil)); err != nil {
+		if err := errors.Join(b.Set(layoutKey, []byte(layoutVersion), nil), b.Set(markerKey, m.append(nil), nil)); err != nil {
 			return err
 		}
 		return b.Commit(pebble.Sync)
 	})
+	l.synced = l.group
+	return err
+}
+
+func (l *log) marker() marker {
+	return marker{revision: l.reserved, sum: l.sum, group: l.group, synced: l.synced}
+}
+
+// readSynced finds out which group must be there, before the engine touches its
+// files: from the engine's logs, and from the file that a clean close leaves.
+func (l *log) readSynced() (int64, error) {
+	names, err := l.cfg.Files.List(l.cfg.Dir + "/engine")
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	group := int64(0)
+	for _, name := range names {
+		if !strings.HasSuffix(name, ".log") {
+			continue
+		}
+		b, err := l.readFile(l.cfg.Dir + "/engine/" + name)
+		if err != nil {
+			return 0, err
+		}
+		group = max(group, lastSynced(b))
+	}
+	b, err := l.readFile(l.cfg.Dir + "/CLOSED")
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return 0, err
+	default:
+		// One that a crash left incomplete says nothing.
+		if m, err := parseMarker(b); err == nil {
+			group = max(group, m.synced)
+		}
+	}
+	return group, nil
+}
+
+func (l *log) readFile(name string) ([]byte, error) {
+	f, err := l.cfg.Files.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
+}
+
+// writeClosed leaves a word for the next start about what it must find.
+func (l *log) writeClosed(m marker) error {
+	name := l.cfg.Dir + "/CLOSED"
+	f, err := l.cfg.Files.Create(name)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(m.append(nil))
+	return errors.Join(err, f.Sync(), f.Close(), l.cfg.Files.SyncDir(l.cfg.Dir))
 }
 
 // record is one change as the engine gets it.
 type record struct {
-	e      *tree.Entry
-	sealed []byte // instead of the value, if not nil
+	e, prev *tree.Entry
+	sealed  []byte // instead of the value, if not nil
 }
 
 func (l *log) record(e *tree.Entry) (record, error) {
 	tr := l.transform(e.KV.Key)
 	if tr == nil || e.Deleted {
-		return record{e: e}, nil
+		return record{e: e, prev: e.Replaced()}, nil
 	}
 	sealed, err := tr.Seal(e.KV.Key, e.KV.Value)
 	if err != nil {
 		return record{}, fmt.Errorf("encrypt value of %q: %w", e.KV.Key, err)
 	}
-	return record{e, sealed}, nil
+	return record{e, e.Replaced(), sealed}, nil
 }
 
 // Write implements tree.Log.
@@ -254,37 +326,42 @@ func (l *log) Write(entries []*tree.Entry, sync bool) error {
 			return err
 		}
 	}
-	var marker []byte
-	reserved := l.reserved
-	if last := entries[len(entries)-1].KV.ModRevision; last > reserved {
-		reserved, sync = last+revisionStep, true
-		marker = appendMarker(nil, reserved, false)
+	m := l.marker()
+	if last := entries[len(entries)-1].KV.ModRevision; last > m.revision {
+		m.revision, sync = last+revisionStep, true
 	}
 	for _, e := range entries {
 		l.dirty[e.KV.Key] = struct{}{}
 	}
 	r := l.run
-	if err := r.do(func() error { return r.commit(records, marker, sync) }); err != nil {
+	if err := r.do(func() error { return r.commit(records, &m, sync) }); err != nil {
+		l.group += int64(len(records)) + 1 // some of these numbers may be on the disk
 		return l.fail(err)
 	}
-	l.reserved = reserved
+	l.reserved, l.sum, l.group = m.revision, m.sum, m.group
 	if sync {
-		clear(l.dirty)
+		l.durable()
 	}
 	return nil
 }
 
-// commit applies records in batches, of which the last is synced. On the worker.
-func (r *engine) commit(records []record, marker []byte, sync bool) error {
+// durable notes that everything written so far is.
+func (l *log) durable() {
+	l.synced = l.group
+	clear(l.dirty)
+}
+
+// commit applies records in batches, of which the last is synced, and counts
+// them in m, which goes with each. On the worker.
+func (r *engine) commit(records []record, m *marker, sync bool) error {
 	b := r.db.NewBatch()
 	defer func() { b.Close() }()
-	if marker != nil {
-		if err := b.Set(markerKey, marker, nil); err != nil {
-			return err
-		}
-	}
 	for _, rec := range records {
 		if b.Len() > batchBytes {
+			m.group++
+			if err := b.Set(markerKey, m.append(nil), nil); err != nil {
+				return err
+			}
 			if err := b.Commit(pebble.NoSync); err != nil {
 				return err
 			}
@@ -294,6 +371,11 @@ func (r *engine) commit(records []record, marker []byte, sync bool) error {
 		if err := r.set(b, rec); err != nil {
 			return err
 		}
+		m.sum.apply(rec.e, rec.prev)
+	}
+	m.group++
+	if err := b.Set(markerKey, m.append(nil), nil); err != nil {
+		return err
 	}
 	if sync {
 		return b.Commit(pebble.Sync)
@@ -332,7 +414,7 @@ func (l *log) Sync() error {
 	if err := r.do(func() error { return r.db.LogData(nil, pebble.Sync) }); err != nil {
 		return l.fail(err)
 	}
-	clear(l.dirty)
+	l.durable()
 	return nil
 }
 
@@ -374,8 +456,14 @@ func (l *log) ready() error {
 	if now.Sub(l.tried) < recoverEvery && now.After(l.tried) {
 		return fmt.Errorf("write to data directory %q: %w", l.cfg.Dir, l.broken)
 	}
+	if l.failures == maxFailures {
+		return fmt.Errorf("write to data directory %q: the last %d tries to open it anew failed, see to the disk and restart: %w", l.cfg.Dir, l.failures, l.broken)
+	}
 	l.tried = now
 	if err := l.recover(); err != nil {
+		if !errors.Is(err, store.ErrNoSpace) {
+			l.failures++
+		}
 		l.abandon()
 		l.mu.Lock()
 		l.broken = kindOf(err)
@@ -384,6 +472,7 @@ func (l *log) ready() error {
 	}
 	l.mu.Lock()
 	l.broken = nil
+	l.failures = 0
 	l.recoveries++
 	l.mu.Unlock()
 	l.cfg.Log.Info("store engine works again")
@@ -399,7 +488,8 @@ func (l *log) recover() error {
 	if err := l.start(); err != nil {
 		return err
 	}
-	records := make([]record, 0, len(l.dirty))
+	r := l.run
+	b := make([]record, 0, len(l.dirty))
 	for _, key := range slices.Sorted(maps.Keys(l.dirty)) {
 		e := l.tree.Current(key)
 		if e == nil {
@@ -409,15 +499,31 @@ func (l *log) recover() error {
 		if err != nil {
 			return err
 		}
-		records = append(records, rec)
+		b = append(b, rec)
 	}
-	marker := appendMarker(nil, l.reserved, false)
-	r := l.run
-	if err := r.do(func() error { return r.commit(records, marker, true) }); err != nil {
+	l.group++
+	m := l.marker()
+	if err := r.do(func() error { return r.restore(b, m) }); err != nil {
 		return err
 	}
-	clear(l.dirty)
+	l.durable()
 	return nil
+}
+
+// restore puts records, which make up the difference to the state that m is of,
+// into one batch: half of them would not agree with any marker.
+func (r *engine) restore(records []record, m marker) error {
+	b := r.db.NewBatch()
+	defer b.Close()
+	for _, rec := range records {
+		if err := r.set(b, rec); err != nil {
+			return err
+		}
+	}
+	if err := b.Set(markerKey, m.append(nil), nil); err != nil {
+		return err
+	}
+	return b.Commit(pebble.Sync)
 }
 
 // room refuses entries when the disk is about to be full.
@@ -464,9 +570,11 @@ func (l *log) Close(revision int64) error {
 	err := l.ready()
 	if err == nil {
 		// Flushing puts the state at rest under the checksums of whole tables.
-		r := l.run
+		l.group++
+		r, m := l.run, l.marker()
+		m.revision, m.isExact = revision, true
 		err = r.do(func() error {
-			if err := r.db.Set(markerKey, appendMarker(nil, revision, true), pebble.Sync); err != nil {
+			if err := r.db.Set(markerKey, m.append(nil), pebble.Sync); err != nil {
 				return err
 			}
 			if err := r.db.Flush(); err != nil {
@@ -475,6 +583,10 @@ func (l *log) Close(revision int64) error {
 			return r.db.Close()
 		})
 		close(r.ended)
+		if err == nil {
+			m.synced = m.group
+			err = l.writeClosed(m)
+		}
 	}
 	l.abandon()
 	if l.lock != nil {

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -75,24 +76,100 @@ func parseRecord(key, b []byte) (e *tree.Entry, value []byte, isSealed bool, err
 	return e, value, b[1]&flagSealed != 0, nil
 }
 
-// The marker under 'm' + "revision" says up to where revisions may have been
-// given out, and whether that is exactly the newest one.
-func appendMarker(b []byte, revision int64, isExact bool) []byte {
+// marker says what the files hold. It is written with every batch, so that a
+// part that got lost, however it happened, shows at the next start.
+type marker struct {
+	// revision up to which numbers may have been given out; with isExact that is
+	// the newest one.
+	revision int64
+	isExact  bool
+	sum      sum
+	// group numbers the batches; synced is the last one that was known to be
+	// durable when this one was written.
+	group, synced int64
+}
+
+// sum is of the live keys: how many, and the sum of a hash of each with its
+// revision.
+type sum struct {
+	keys int64
+	hash uint64
+}
+
+func (s *sum) add(e *tree.Entry) {
+	s.keys++
+	s.hash += hashOf(e)
+}
+
+// apply counts a write of e, which replaces prev.
+func (s *sum) apply(e, prev *tree.Entry) {
+	if prev != nil && !prev.Deleted {
+		s.keys--
+		s.hash -= hashOf(prev)
+	}
+	if !e.Deleted {
+		s.add(e)
+	}
+}
+
+// hashOf is FNV-1a of the key, mixed with the revision.
+func hashOf(e *tree.Entry) uint64 {
+	h := uint64(14695981039346656037)
+	for i := range len(e.KV.Key) {
+		h = (h ^ uint64(e.KV.Key[i])) * 1099511628211
+	}
+	h ^= uint64(e.KV.ModRevision) * 0x9e3779b97f4a7c15
+	h = (h ^ h>>32) * 0xd6e8feb86659fd93
+	return h ^ h>>32
+}
+
+const markerBytes = 2 + 5*8 + 4
+
+func (m marker) append(b []byte) []byte {
 	start := len(b)
 	b = append(b, recordVersion, 0)
-	if isExact {
+	if m.isExact {
 		b[start+1] = 1
 	}
-	b = binary.LittleEndian.AppendUint64(b, uint64(revision))
+	b = binary.LittleEndian.AppendUint64(b, uint64(m.revision))
+	b = binary.LittleEndian.AppendUint64(b, uint64(m.sum.keys))
+	b = binary.LittleEndian.AppendUint64(b, m.sum.hash)
+	b = binary.LittleEndian.AppendUint64(b, uint64(m.group))
+	b = binary.LittleEndian.AppendUint64(b, uint64(m.synced))
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[start:], castagnoli))
 }
 
-func parseMarker(b []byte) (revision int64, isExact bool, err error) {
-	if len(b) != 14 || b[0] != recordVersion {
-		return 0, false, fmt.Errorf("revision marker of %d bytes is not one", len(b))
+func parseMarker(b []byte) (m marker, err error) {
+	if len(b) != markerBytes || b[0] != recordVersion {
+		return m, fmt.Errorf("marker of %d bytes is not one", len(b))
 	}
-	if crc := crc32.Checksum(b[:10], castagnoli); crc != binary.LittleEndian.Uint32(b[10:]) {
-		return 0, false, fmt.Errorf("revision marker has checksum %08x, it says %08x", crc, binary.LittleEndian.Uint32(b[10:]))
+	n := markerBytes - 4
+	if crc := crc32.Checksum(b[:n], castagnoli); crc != binary.LittleEndian.Uint32(b[n:]) {
+		return m, fmt.Errorf("marker has checksum %08x, it says %08x", crc, binary.LittleEndian.Uint32(b[n:]))
 	}
-	return int64(binary.LittleEndian.Uint64(b[2:])), b[1] == 1, nil
+	m.isExact = b[1] == 1
+	m.revision = int64(binary.LittleEndian.Uint64(b[2:]))
+	m.sum.keys = int64(binary.LittleEndian.Uint64(b[10:]))
+	m.sum.hash = binary.LittleEndian.Uint64(b[18:])
+	m.group = int64(binary.LittleEndian.Uint64(b[26:]))
+	m.synced = int64(binary.LittleEndian.Uint64(b[34:]))
+	return m, nil
+}
+
+// lastSynced looks for markers in the raw bytes of a log of the engine, whole or
+// damaged, and returns the highest group that one of them calls durable. Logs
+// are used again, so old ones may be among them; they only say less.
+func lastSynced(b []byte) (group int64) {
+	for {
+		i := bytes.Index(b, markerKey)
+		if i < 0 {
+			return group
+		}
+		b = b[i+len(markerKey):]
+		if len(b) > markerBytes && b[0] == markerBytes {
+			if m, err := parseMarker(b[1 : 1+markerBytes]); err == nil {
+				group = max(group, m.synced)
+			}
+		}
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -17,13 +16,17 @@ import (
 
 // engineFS carries the engine's file operations to env.Files. It stands for one
 // run of the engine: after fence, which follows a fatal error, nothing that this
-// run still tries reaches the files, and the goroutines that try end.
+// run still tries reaches the files, and the goroutines that try stay where they
+// are; a failed run costs their stacks and the engine's buffers.
 //
 // When the disk is full it gives the reserve back and tries once more, so that
-// what was accepted already can be finished.
+// what was accepted already can be finished. Any other error ends this run here:
+// the engine would answer some of them with a panic, and others by trying again
+// without a pause.
 type engineFS struct {
 	files   env.Files
 	reserve *reserve
+	die     func(error)
 
 	mu     sync.RWMutex // held for reading during each operation that changes something
 	isDead bool
@@ -32,16 +35,29 @@ type engineFS struct {
 // do carries out an operation that changes something.
 func (e *engineFS) do(op func() error) error {
 	e.mu.RLock()
-	if e.isDead {
-		e.mu.RUnlock()
-		runtime.Goexit()
-	}
-	defer e.mu.RUnlock()
-	err := op()
-	if errors.Is(err, syscall.ENOSPC) && e.reserve.release() {
+	isDead := e.isDead
+	var err error
+	if !isDead {
 		err = op()
+		if errors.Is(err, syscall.ENOSPC) && e.reserve.release() {
+			err = op()
+		}
 	}
-	return err
+	e.mu.RUnlock()
+	return e.mustWork(err, isDead)
+}
+
+// mustWork ends the run at an error that says more than whether a name exists:
+// the caller never comes back. (Ending its goroutine would run the engine's
+// deferred functions, some of which unlock what is not locked at that moment.)
+func (e *engineFS) mustWork(err error, isDead bool) error {
+	if !isDead && (err == nil || errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrExist)) {
+		return err
+	}
+	if err != nil {
+		e.die(err)
+	}
+	select {}
 }
 
 func (e *engineFS) fence() {
@@ -180,21 +196,24 @@ func (f *engineFile) WriteAt(p []byte, offset int64) (n int, err error) {
 
 // Preallocate is a hint; a full disk shows when something is written.
 func (f *engineFile) Preallocate(offset, length int64) error {
-	err := f.fs.do(func() error { return f.File.Allocate(offset, length) })
-	if errors.Is(err, syscall.ENOSPC) {
+	return f.fs.do(func() error {
+		if err := f.File.Allocate(offset, length); !errors.Is(err, syscall.ENOSPC) {
+			return err
+		}
 		return nil
-	}
-	return err
+	})
 }
 
 // Sync is not tried again: after a failed sync nobody knows what is on the disk.
 func (f *engineFile) Sync() error {
 	f.fs.mu.RLock()
-	defer f.fs.mu.RUnlock()
-	if f.fs.isDead {
-		runtime.Goexit()
+	isDead := f.fs.isDead
+	var err error
+	if !isDead {
+		err = f.File.Sync()
 	}
-	return f.File.Sync()
+	f.fs.mu.RUnlock()
+	return f.fs.mustWork(err, isDead)
 }
 
 func (f *engineFile) SyncData() error                     { return f.Sync() }

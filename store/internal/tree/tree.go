@@ -61,6 +61,10 @@ type Entry struct {
 	older atomic.Pointer[Entry]
 }
 
+// Replaced is the entry that e replaces, or nil; only as long as e is being
+// written or in the window.
+func (e *Entry) Replaced() *Entry { return e.older.Load() }
+
 // Log makes groups of entries durable. Calls come from one goroutine at a time.
 type Log interface {
 	// Write applies all entries or none, in their order; with sync they are
