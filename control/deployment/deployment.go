@@ -60,7 +60,8 @@ func Part() control.Part {
 					return refs
 				}
 				var refs []view.Ref
-				for d := range view.List[*appsv1.Deployment](s, kind.Deployment, o.GetNamespace()) {
+				for found := range s.Selecting(kind.Deployment, o.GetNamespace(), o.GetLabels()) {
+					d := found.(*appsv1.Deployment)
 					if sel, err := metav1.LabelSelectorAsSelector(d.Spec.Selector); err == nil && !sel.Empty() && sel.Matches(labels.Set(o.GetLabels())) {
 						refs = append(refs, view.RefOf(kind.Deployment, d))
 					}
@@ -296,7 +297,6 @@ func (r *roll) number() {
 		c.Annotations[revision] = next
 		changed = true
 	}
-	changed = setDesired(c, want(r.d), want(r.d)+r.surge()) || changed
 	if c.Spec.MinReadySeconds != r.d.Spec.MinReadySeconds {
 		c.Spec.MinReadySeconds, changed = r.d.Spec.MinReadySeconds, true
 	}
@@ -471,9 +471,7 @@ func (r *roll) scaleInProportion() {
 		if len(active) == 1 {
 			one = active[0]
 		}
-		if size(one) != want(r.d) {
-			r.scale(one, want(r.d), "replicas-changed")
-		}
+		r.scale(one, want(r.d), "replicas-changed")
 		return
 	case len(active) == 0:
 		return

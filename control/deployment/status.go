@@ -18,11 +18,16 @@ func (r *roll) finish() (act.List, time.Time) {
 	st := &r.status
 	st.ObservedGeneration = r.d.Generation
 	st.Replicas, st.ReadyReplicas, st.AvailableReplicas, st.UpdatedReplicas = 0, 0, 0, 0
+	var terminating int32
 	for _, rs := range r.all() {
+		if rs.Status.TerminatingReplicas != nil {
+			terminating += *rs.Status.TerminatingReplicas
+		}
 		st.Replicas += rs.Status.Replicas
 		st.ReadyReplicas += rs.Status.ReadyReplicas
 		st.AvailableReplicas += rs.Status.AvailableReplicas
 	}
+	st.TerminatingReplicas = &terminating
 	if r.new != nil {
 		st.UpdatedReplicas = r.new.Status.Replicas
 	}

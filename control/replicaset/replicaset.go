@@ -100,7 +100,9 @@ func ControllerPart() control.Part {
 			return actions, wake
 		}
 		want := rc.DeepCopy()
-		want.Status.Conditions = slices.DeleteFunc(want.Status.Conditions, func(c corev1.ReplicationControllerCondition) bool { return c.Type == corev1.ReplicationControllerReplicaFailure })
+		want.Status.Conditions = slices.DeleteFunc(want.Status.Conditions, func(c corev1.ReplicationControllerCondition) bool {
+			return c.Type == corev1.ReplicationControllerReplicaFailure
+		})
 		want.Status.Replicas, want.Status.FullyLabeledReplicas, want.Status.ReadyReplicas, want.Status.AvailableReplicas = st.total, st.labeled, st.ready, st.available
 		want.Status.ObservedGeneration = rc.Generation
 		if !apiequality.Semantic.DeepEqual(want.Status, rc.Status) {
@@ -124,7 +126,9 @@ func ControllerPart() control.Part {
 		}
 		want := rc.DeepCopy()
 		want.Status.ObservedGeneration = rc.Generation
-		want.Status.Conditions = slices.DeleteFunc(want.Status.Conditions, func(c corev1.ReplicationControllerCondition) bool { return c.Type == corev1.ReplicationControllerReplicaFailure })
+		want.Status.Conditions = slices.DeleteFunc(want.Status.Conditions, func(c corev1.ReplicationControllerCondition) bool {
+			return c.Type == corev1.ReplicationControllerReplicaFailure
+		})
 		want.Status.Conditions = append(want.Status.Conditions, corev1.ReplicationControllerCondition{Type: corev1.ReplicationControllerReplicaFailure, Status: corev1.ConditionTrue,
 			LastTransitionTime: metav1.NewTime(now), Reason: reason, Message: err.Error()})
 		return append(event, act.Update{Kind: kind.ReplicationController, Object: want, Sub: "status", Reason: reason})
@@ -151,7 +155,7 @@ func part(name string, k *kind.Kind, p control.Plan) control.Part {
 // matching are the owners whose selector matches an orphan.
 func matching(s view.Snapshot, k *kind.Kind, orphan kind.Object) []view.Ref {
 	var refs []view.Ref
-	for o := range s.All(k, orphan.GetNamespace()) {
+	for o := range s.Selecting(k, orphan.GetNamespace(), orphan.GetLabels()) {
 		var sel labels.Selector
 		switch o := o.(type) {
 		case *appsv1.ReplicaSet:
