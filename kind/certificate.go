@@ -91,6 +91,15 @@ var ClusterTrustBundle = define[certificatesv1.ClusterTrustBundleList](Row[*cert
 		Scope:  Cluster,
 		Prefix: "clustertrustbundles",
 	},
+	Validate:       validate.ClusterTrustBundle,
+	ValidateUpdate: validate.ClusterTrustBundleUpdate,
+	Selectable: map[string]func(*certificatesv1.ClusterTrustBundle) string{
+		"spec.signerName": func(b *certificatesv1.ClusterTrustBundle) string { return b.Spec.SignerName },
+	},
+	Columns: columnsExactly("Name, SignerName"),
+	Cells: func(b *certificatesv1.ClusterTrustBundle, _ time.Time) []any {
+		return []any{b.Name, orNone(b.Spec.SignerName)}
+	},
 })
 
 // PodCertificateRequest asks for a pod's certificate.

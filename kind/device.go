@@ -2,6 +2,8 @@ package kind
 
 import (
 	resourcev1 "k8s.io/api/resource/v1"
+
+	"proa.dev/kind/validate"
 )
 
 var DeviceClass = define[resourcev1.DeviceClassList](Row[*resourcev1.DeviceClass]{
@@ -10,6 +12,8 @@ var DeviceClass = define[resourcev1.DeviceClassList](Row[*resourcev1.DeviceClass
 		Scope:  Cluster,
 		Prefix: "deviceclasses",
 	},
+	Validate:            validate.DeviceClass,
+	ValidateUpdate:      validate.DeviceClassUpdate,
 	UnconditionalUpdate: true,
 })
 
@@ -29,8 +33,11 @@ var ResourceClaim = define[resourcev1.ResourceClaimList](Row[*resourcev1.Resourc
 		Scope:  Namespaced,
 		Prefix: "resourceclaims",
 	},
+	Validate:            validate.ResourceClaim,
+	ValidateUpdate:      validate.ResourceClaimUpdate,
 	UnconditionalUpdate: true,
-	Status:              &DoorOf[*resourcev1.ResourceClaim]{},
+	Status: &DoorOf[*resourcev1.ResourceClaim]{
+		ValidateUpdate: validate.ResourceClaimStatusUpdate},
 })
 
 var ResourceClaimTemplate = define[resourcev1.ResourceClaimTemplateList](Row[*resourcev1.ResourceClaimTemplate]{
@@ -39,6 +46,8 @@ var ResourceClaimTemplate = define[resourcev1.ResourceClaimTemplateList](Row[*re
 		Scope:  Namespaced,
 		Prefix: "resourceclaimtemplates",
 	},
+	Validate:            validate.ResourceClaimTemplate,
+	ValidateUpdate:      validate.ResourceClaimTemplateUpdate,
 	UnconditionalUpdate: true,
 })
 
@@ -48,5 +57,7 @@ var ResourceSlice = define[resourcev1.ResourceSliceList](Row[*resourcev1.Resourc
 		Scope:  Cluster,
 		Prefix: "resourceslices",
 	},
+	Validate:            validate.ResourceSlice,
+	ValidateUpdate:      validate.ResourceSliceUpdate,
 	UnconditionalUpdate: true,
 })

@@ -195,6 +195,9 @@ func endpointsCell(e *corev1.Endpoints) string {
 			}
 		}
 	}
+	if len(words) == 0 && len(e.Subsets) > 0 {
+		return ""
+	}
 	return firstFew(words, 3, ",")
 }
 

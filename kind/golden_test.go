@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -46,10 +47,13 @@ func readStrict(t *testing.T, k *Kind, text []byte) Object {
 	return obj
 }
 
+// whole are the rows that must have everything.
+func whole() []*Kind { return append(slices.Clip(All.Rows()), withheld...) }
+
 // TestGolden holds for every row: what a user writes (.yaml) becomes the
 // complete record (.json), which is valid and survives every encoding.
 func TestGolden(t *testing.T) {
-	for _, k := range All.Rows() {
+	for _, k := range whole() {
 		t.Run(k.Group+"/"+k.Version+"/"+k.Kind, func(t *testing.T) {
 			text, err := os.ReadFile(goldenName(k) + ".yaml")
 			if err != nil {
@@ -180,18 +184,19 @@ func roundTrip(t *testing.T, k *Kind, obj Object) {
 func TestRowsAreWhole(t *testing.T) {
 	prefixes := map[string]*Kind{}
 	goldens := map[string]bool{}
-	for _, k := range All.Rows() {
+	for _, k := range whole() {
 		goldens[filepath.Base(goldenName(k))] = true
 		if k.Singular == "" || k.Plural == "" || k.Version == "" {
 			t.Errorf("%s: names are missing", k)
 		}
-		if gvks, _, err := Scheme().ObjectKinds(k.New()); err != nil || gvks[0] != k.GVK() {
+		served := All.ByKind(k.GVK()) == k
+		if gvks, _, err := Scheme().ObjectKinds(k.New()); served && (err != nil || gvks[0] != k.GVK()) {
 			t.Errorf("%s: New gives %v, %v", k, gvks, err)
 		}
 		if k.Virtual {
 			continue
 		}
-		if gvks, _, err := Scheme().ObjectKinds(k.NewList()); err != nil || gvks[0].Kind != k.Kind+"List" {
+		if gvks, _, err := Scheme().ObjectKinds(k.NewList()); served && (err != nil || gvks[0].Kind != k.Kind+"List") {
 			t.Errorf("%s: NewList gives %v, %v", k, gvks, err)
 		}
 		if len(k.Columns) == 0 || k.Cells == nil {
@@ -220,7 +225,7 @@ func TestRowsAreWhole(t *testing.T) {
 		if k.Scope == Namespaced {
 			namespace = "ns"
 		}
-		if got, ns, name := All.ByStoreKey(k.StoreKey(namespace, "name")); got != k || ns != namespace || name != "name" {
+		if got, ns, name := All.ByStoreKey(k.StoreKey(namespace, "name")); served && (got != k || ns != namespace || name != "name") {
 			t.Errorf("%s: key %q leads to %v %q %q", k, k.StoreKey(namespace, "name"), got, ns, name)
 		}
 	}

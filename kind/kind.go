@@ -132,7 +132,7 @@ type Scale struct {
 	SpecReplicas    func(obj Object) int32
 	SetSpecReplicas func(obj Object, n int32)
 	StatusReplicas  func(obj Object) int32
-	// Selector is the serialized label selector (metav1.FormatLabelSelector).
+	// Selector is the serialized label selector, as labels.Parse reads it.
 	Selector func(obj Object) string
 }
 

@@ -2,6 +2,8 @@ package kind
 
 import (
 	storagemigrationv1 "k8s.io/api/storagemigration/v1"
+
+	"proa.dev/kind/validate"
 )
 
 var StorageVersionMigration = define[storagemigrationv1.StorageVersionMigrationList](Row[*storagemigrationv1.StorageVersionMigration]{
@@ -10,5 +12,7 @@ var StorageVersionMigration = define[storagemigrationv1.StorageVersionMigrationL
 		Scope:  Cluster,
 		Prefix: "storageversionmigrations",
 	},
-	Status: &DoorOf[*storagemigrationv1.StorageVersionMigration]{},
+	Validate:       validate.StorageVersionMigration,
+	ValidateUpdate: validate.StorageVersionMigrationUpdate,
+	Status:         &DoorOf[*storagemigrationv1.StorageVersionMigration]{},
 })

@@ -113,8 +113,8 @@ var IPAddress = define[networkingv1.IPAddressList](Row[*networkingv1.IPAddress]{
 	ValidateUpdate:      validate.IPAddressUpdate,
 	UnconditionalUpdate: true,
 	AllowCreateOnUpdate: true,
-	Columns:             columnsExactly("Name, ParentRef, Age"),
-	Cells: func(a *networkingv1.IPAddress, now time.Time) []any {
+	Columns:             columnsExactly("Name, ParentRef"),
+	Cells: func(a *networkingv1.IPAddress, _ time.Time) []any {
 		parent := none
 		if r := a.Spec.ParentRef; r != nil {
 			var parts []string
@@ -127,7 +127,7 @@ var IPAddress = define[networkingv1.IPAddressList](Row[*networkingv1.IPAddress]{
 				parent = strings.Replace(parent, r.Resource, r.Resource+"."+r.Group, 1)
 			}
 		}
-		return []any{a.Name, parent, age(a, now)}
+		return []any{a.Name, parent}
 	},
 })
 

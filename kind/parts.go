@@ -2,7 +2,7 @@ package kind
 
 // All is the table of the kinds that are served, in the order in which upstream
 // shows their groups in discovery. A row that is declared but not in this list
-// lacks its defaults or its validation and is not served (see declared).
+// is not served (see withheld and declared).
 var All = NewTable(
 	// core
 	Binding, ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, PersistentVolumeClaim, PersistentVolume, Pod, PodTemplate,
@@ -32,17 +32,25 @@ var All = NewTable(
 	PriorityClass,
 	// coordination.k8s.io
 	Lease,
+	// node.k8s.io
+	RuntimeClass,
 	// discovery.k8s.io
 	EndpointSlice,
 )
 
-// declared are the rows that have names only; each moves to All when its
-// defaults, validation, columns and golden object are there.
-var declared = []*Kind{
-	ComponentStatus, ClusterTrustBundle, PodCertificateRequest,
+// withheld are whole rows that are not served because nothing acts on them yet:
+// a policy that is accepted and not enforced would look like protection. Each
+// moves to All together with what enforces it.
+var withheld = []*Kind{
 	MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, MutatingWebhookConfiguration,
 	ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration,
-	RuntimeClass, FlowSchema, PriorityLevelConfiguration,
+	ClusterTrustBundle,
+}
+
+// declared are rows that have names only; each moves to All when its defaults,
+// validation, columns and golden object are there.
+var declared = []*Kind{
+	ComponentStatus, PodCertificateRequest, FlowSchema, PriorityLevelConfiguration,
 	DeviceClass, DeviceTaintRule, ResourceClaim, ResourceClaimTemplate, ResourceSlice,
 	StorageVersionMigration,
 }
