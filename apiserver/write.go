@@ -279,8 +279,10 @@ func (s *Server) modify(ctx context.Context, c *call, ch change) (obj kind.Objec
 		if err := checkIdentity(c, obj, old, ch.needVersion); err != nil {
 			return nil, false, err
 		}
-		conditional := obj.GetResourceVersion() != "" && obj.GetResourceVersion() != "0"
-		if conditional && obj.GetResourceVersion() != old.GetResourceVersion() {
+		named := obj.GetResourceVersion() != "" && obj.GetResourceVersion() != "0"
+		// A patch works on whatever is newest unless it names another version itself.
+		conditional := named && ch.needVersion
+		if named && obj.GetResourceVersion() != old.GetResourceVersion() {
 			return nil, false, modified(c, c.name)
 		}
 		carryOver(obj, old)

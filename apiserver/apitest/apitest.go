@@ -11,13 +11,16 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/rest"
 
 	"proa.dev/apiserver"
 	"proa.dev/apiserver/auth"
+	"proa.dev/env"
 	"proa.dev/kind"
 	"proa.dev/store"
 	"proa.dev/store/mem"
@@ -121,3 +124,19 @@ func Start(t testing.TB, change func(*apiserver.Config)) *Cluster {
 	return &Cluster{Store: cfg.Store, View: cfg.View, Server: s, HTTP: hs,
 		Admin: &rest.Config{Host: hs.URL, BearerToken: "admin", TLSClientConfig: rest.TLSClientConfig{Insecure: true}, QPS: -1}}
 }
+
+// Clock is the system's clock, ahead by what Jump has added. Timers that run keep
+// their time.
+type Clock struct {
+	env.Clock
+	ahead atomic.Int64
+}
+
+// NewClock is not ahead yet.
+func NewClock() *Clock { return &Clock{Clock: env.SystemClock()} }
+
+// Now implements env.Clock.
+func (c *Clock) Now() time.Time { return c.Clock.Now().Add(time.Duration(c.ahead.Load())) }
+
+// Jump moves the clock forward.
+func (c *Clock) Jump(d time.Duration) { c.ahead.Add(int64(d)) }
