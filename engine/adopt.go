@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -137,12 +138,13 @@ func (e *Engine) loadContainers() {
 // from it; without a monitor everything in the sandbox has ended.
 func (e *Engine) adoptSandbox(ctx context.Context, s *sandbox) {
 	dir := e.runDir(s.id)
+	was := s.state // before somebody else may change it
 	var l *link
-	err := fmt.Errorf("sandbox was only half made")
-	if s.state == ready {
+	err := errors.New("sandbox was only half made")
+	if was == ready {
 		l, err = dialMonitor(dir, func(m wire.Message) { e.onEvent(s, m) })
-	} else if s.state == notReady {
-		err = fmt.Errorf("sandbox was being stopped")
+	} else if was == notReady {
+		err = errors.New("sandbox was being stopped")
 	}
 	if err == nil {
 		e.follow(s, l)
@@ -155,13 +157,10 @@ func (e *Engine) adoptSandbox(ctx context.Context, s *sandbox) {
 			return
 		}
 	}
-	if s.state != notReady {
+	if was != notReady {
 		e.log.Info("sandbox has ended while no engine ran", "sandbox", s.id, "why", err)
 	}
-	half := s.state == creating
-	if half {
-		s.state = notReady
-	}
+	half := was == creating
 	e.mu.Lock()
 	s.state, s.monitor = notReady, nil
 	e.mu.Unlock()
