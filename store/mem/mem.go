@@ -33,3 +33,15 @@ func Open(c Config) *Store {
 	s.Start(max(c.Revision, 1))
 	return &Store{s}
 }
+
+// Fork makes a store that has this one's state at a revision of the window
+// (without what was attached) and goes on from c.Revision: what is found after a
+// crash that lost everything later. This one goes on as it was.
+func (s *Store) Fork(c Config, at int64) (*Store, error) {
+	f := tree.New(tree.Config{Clock: c.Clock, Window: c.Window, WindowBytes: c.WindowBytes, Rings: c.Rings, Manual: c.Manual})
+	if err := s.Store.Fork(f, at); err != nil {
+		return nil, err
+	}
+	f.Start(max(c.Revision, s.Revision()))
+	return &Store{f}, nil
+}

@@ -703,3 +703,23 @@ func (s *Store) ringOf(key string) *ring {
 	}
 	return nil
 }
+
+// Fork fills into, which is not started, with the state at a revision of the
+// window: what a process finds that starts after this one lost everything later.
+func (s *Store) Fork(into *Store, at int64) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	at, err := s.readable(at)
+	if err != nil {
+		return fmt.Errorf("fork: %w", err)
+	}
+	s.keys.Scan(func(_ string, e *Entry) bool {
+		if e = e.at(at); e != nil {
+			c := &Entry{KV: e.KV, Expiry: e.Expiry, Class: e.Class}
+			c.KV.Attached = nil
+			into.Load(c)
+		}
+		return true
+	})
+	return nil
+}
