@@ -97,7 +97,7 @@ func preparePodUpdate(new, old *corev1.Pod) {
 // the deletion mark.
 func preparePodStatus(new, old *corev1.Pod) {
 	new.Spec = old.Spec
-	new.DeletionTimestamp = nil
+	new.DeletionTimestamp = old.DeletionTimestamp
 	new.OwnerReferences = old.OwnerReferences
 	fill(&new.Status.QOSClass, old.Status.QOSClass)
 }
