@@ -27,15 +27,17 @@ func (s *Server) patch(ctx context.Context, c *call, t types.PatchType, data []b
 	}
 	switch t {
 	case types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType:
+	case types.ApplyYAMLPatchType:
+		return s.apply(ctx, c, data, o)
 	default:
-		return nil, false, patch.Unsupported(false)
+		return nil, false, patch.Unsupported(true)
 	}
 	door, err := s.door(c)
 	if err != nil {
 		return nil, false, err
 	}
 	warned := false
-	ch := change{door: door, dryRun: isDryRun(o.DryRun), warnings: c.sub == "",
+	ch := change{door: door, dryRun: isDryRun(o.DryRun), warnings: c.sub == "", manager: o.FieldManager,
 		make: func(old kind.Object) (kind.Object, error) {
 			out := c.kind.New()
 			strictErrors, err := s.applyPatch(c, t, data, old, out, c.kind.GVK(), o.FieldValidation)

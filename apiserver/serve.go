@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -15,6 +16,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -104,6 +106,21 @@ func (q *request) serveMain(ctx context.Context, c *call) error {
 	return errMethod
 }
 
+// manager is who changes fields: as named, or the first word of the client's name.
+func (q *request) manager() string {
+	if m := q.query.Get("fieldManager"); m != "" || strings.HasPrefix(q.r.Header.Get("Content-Type"), string(types.ApplyYAMLPatchType)) {
+		return m
+	}
+	name, _, _ := strings.Cut(q.r.UserAgent(), "/")
+	name = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return -1
+	}, name)
+	return name[:min(len(name), metav1validation.FieldManagerMaxLength)]
+}
+
 func (q *request) serveGet(ctx context.Context, c *call) error {
 	obj, err := q.s.get(ctx, c, metav1.GetOptions{ResourceVersion: q.query.Get("resourceVersion")})
 	if err != nil {
@@ -174,7 +191,7 @@ func summary(data []byte) string {
 }
 
 func (q *request) serveCreate(ctx context.Context, c *call) error {
-	o := metav1.CreateOptions{DryRun: q.query["dryRun"], FieldManager: q.query.Get("fieldManager"), FieldValidation: q.query.Get("fieldValidation")}
+	o := metav1.CreateOptions{DryRun: q.query["dryRun"], FieldManager: q.manager(), FieldValidation: q.query.Get("fieldValidation")}
 	if err := checkCreate(o); err != nil {
 		return err
 	}
@@ -220,7 +237,7 @@ func (q *request) serveBindings(ctx context.Context, c *call) error {
 }
 
 func (q *request) serveUpdate(ctx context.Context, c *call) error {
-	o := metav1.UpdateOptions{DryRun: q.query["dryRun"], FieldManager: q.query.Get("fieldManager"), FieldValidation: q.query.Get("fieldValidation")}
+	o := metav1.UpdateOptions{DryRun: q.query["dryRun"], FieldManager: q.manager(), FieldValidation: q.query.Get("fieldValidation")}
 	if err := checkUpdate(o); err != nil {
 		return err
 	}
@@ -243,7 +260,7 @@ func madeCode(created bool) int {
 }
 
 func (q *request) patchBody() (t types.PatchType, data []byte, o metav1.PatchOptions, done func(), err error) {
-	o = metav1.PatchOptions{DryRun: q.query["dryRun"], FieldManager: q.query.Get("fieldManager"), FieldValidation: q.query.Get("fieldValidation")}
+	o = metav1.PatchOptions{DryRun: q.query["dryRun"], FieldManager: q.manager(), FieldValidation: q.query.Get("fieldValidation")}
 	if v, ok := boolParam(q.query, "force"); ok {
 		o.Force = &v
 	}

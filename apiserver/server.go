@@ -102,12 +102,13 @@ type Server struct {
 	rand  env.Rand
 	log   *slog.Logger
 
-	routes  map[string]*kind.Kind // "apps/v1/deployments", "/v1/pods"
-	pages   pageCache
-	docs    documents
-	metrics *metrics
-	reading atomic.Int64
-	writing atomic.Int64
+	routes   map[string]*kind.Kind // "apps/v1/deployments", "/v1/pods"
+	pages    pageCache
+	docs     documents
+	appliers appliers
+	metrics  *metrics
+	reading  atomic.Int64
+	writing  atomic.Int64
 
 	draining  chan struct{}
 	drainOnce sync.Once

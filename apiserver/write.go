@@ -103,6 +103,11 @@ func checkNamespace(c *call, obj kind.Object) error {
 
 // create makes an object; obj is the server's to change.
 func (s *Server) create(ctx context.Context, c *call, obj kind.Object, o metav1.CreateOptions) (kind.Object, error) {
+	return s.createManaged(ctx, c, obj, o, nil)
+}
+
+// createManaged is create for an object whose fields are tracked already.
+func (s *Server) createManaged(ctx context.Context, c *call, obj kind.Object, o metav1.CreateOptions, managed []metav1.ManagedFieldsEntry) (kind.Object, error) {
 	if errs := metav1validation.ValidateCreateOptions(&o); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "CreateOptions"}, "", errs)
 	}
@@ -139,6 +144,7 @@ func (s *Server) create(ctx context.Context, c *call, obj kind.Object, o metav1.
 		k.Default(obj)
 	}
 	s.fillSystemFields(c, obj)
+	obj.SetManagedFields(managed)
 	generated := obj.GetName() == "" && obj.GetGenerateName() != ""
 	if generated {
 		obj.SetName(s.generateName(obj.GetGenerateName()))
@@ -239,8 +245,12 @@ type change struct {
 	needVersion bool
 	// createAbsent makes the object when there is none.
 	createAbsent func() (kind.Object, error)
-	// body is what was sent to a subresource with another kind.
+	// warnings asks the row for its warnings.
 	warnings bool
+	// applied: make has noted the fields' managers itself; otherwise manager is
+	// who changed them.
+	applied bool
+	manager string
 }
 
 // mainDoor is the row's own way of updating.
@@ -285,7 +295,7 @@ func (s *Server) modify(ctx context.Context, c *call, ch change) (obj kind.Objec
 		if named && obj.GetResourceVersion() != old.GetResourceVersion() {
 			return nil, false, modified(c, c.name)
 		}
-		carryOver(obj, old)
+		carryOver(obj, old, ch.applied)
 		if c.kind.Default != nil {
 			c.kind.Default(obj)
 		}
@@ -333,6 +343,12 @@ func (s *Server) modifyOnce(ctx context.Context, c *call, ch change, r *admit.Re
 	obj = r.Object
 	if ch.door != nil && ch.door.PrepareUpdate != nil {
 		ch.door.PrepareUpdate(obj, old)
+	}
+	if !ch.applied {
+		if obj, err = s.track(c, obj, old, ch.manager); err != nil {
+			return nil, false, err
+		}
+		r.Object = obj
 	}
 	undo := func() {}
 	if s.cfg.ServiceIPs != nil && k == kind.Service && c.sub == "" {
@@ -429,7 +445,7 @@ func checkIdentity(c *call, obj, old kind.Object, needVersion bool) error {
 }
 
 // carryOver keeps what no client may change or leave out.
-func carryOver(obj, old kind.Object) {
+func carryOver(obj, old kind.Object, applied bool) {
 	if obj.GetUID() == "" {
 		obj.SetUID(old.GetUID())
 	}
@@ -444,7 +460,12 @@ func carryOver(obj, old kind.Object) {
 	obj.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
 	obj.SetGeneration(old.GetGeneration())
 	obj.SetSelfLink("")
-	obj.SetManagedFields(old.GetManagedFields())
+	if m := obj.GetManagedFields(); !applied && !(len(m) == 1 && m[0].Operation == "") {
+		obj.SetManagedFields(old.GetManagedFields())
+	} else if !applied {
+		// One empty entry asks to forget the managers.
+		obj.SetManagedFields(nil)
+	}
 	// An unconditional write is one against the newest version.
 	obj.SetResourceVersion(old.GetResourceVersion())
 }
@@ -474,7 +495,7 @@ func (s *Server) update(ctx context.Context, c *call, obj kind.Object, o metav1.
 		return nil, false, err
 	}
 	first := true
-	ch := change{door: door, dryRun: isDryRun(o.DryRun), needVersion: true, warnings: c.sub == "",
+	ch := change{door: door, dryRun: isDryRun(o.DryRun), needVersion: true, warnings: c.sub == "", manager: o.FieldManager,
 		make: func(kind.Object) (kind.Object, error) {
 			if first {
 				first = false

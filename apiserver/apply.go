@@ -1,0 +1,213 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/client-go/applyconfigurations"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+	"sigs.k8s.io/yaml"
+
+	"proa.dev/kind"
+	"proa.dev/store"
+)
+
+// Server-side apply (Kubernetes docs, "Server-Side Apply"). Fields are tracked
+// from an object's first apply on: what was there before belongs to the manager
+// "before-first-apply", as for upstream's objects from before that feature. Until
+// then a write pays nothing for it.
+
+// appliers are made on first use: the type converter takes 0.3 s to parse.
+type appliers struct {
+	once      sync.Once
+	converter managedfields.TypeConverter
+
+	mu     sync.Mutex
+	byDoor map[applierKey]*managedfields.FieldManager
+}
+
+type applierKey struct {
+	kind *kind.Kind
+	sub  string
+}
+
+func (s *Server) fieldManager(k *kind.Kind, sub string) (*managedfields.FieldManager, error) {
+	a := &s.appliers
+	a.once.Do(func() { a.converter = applyconfigurations.NewTypeConverter(kind.Scheme()) })
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	key := applierKey{k, sub}
+	if m := a.byDoor[key]; m != nil {
+		return m, nil
+	}
+	// What a door does not write is never owned through it.
+	reset := map[fieldpath.APIVersion]fieldpath.Filter{}
+	version := fieldpath.APIVersion(k.GVK().GroupVersion().String())
+	switch {
+	case sub == "" && k.Status != nil:
+		reset[version] = fieldpath.NewExcludeSetFilter(fieldpath.NewSet(fieldpath.MakePathOrDie("status")))
+	case sub == "status":
+		reset[version] = fieldpath.NewExcludeSetFilter(fieldpath.NewSet(fieldpath.MakePathOrDie("spec")))
+	}
+	scheme := kind.Scheme()
+	m, err := managedfields.NewDefaultFieldManager(a.converter, scheme, noDefaults{}, scheme, k.GVK(), k.GVK().GroupVersion(), sub, reset)
+	if err != nil {
+		return nil, fmt.Errorf("make field manager of %s: %w", k, err)
+	}
+	if a.byDoor == nil {
+		a.byDoor = map[applierKey]*managedfields.FieldManager{}
+	}
+	a.byDoor[key] = m
+	return m, nil
+}
+
+// noDefaults: defaults are filled in later, on the way of every write.
+type noDefaults struct{}
+
+func (noDefaults) Default(runtime.Object) {}
+
+// track notes which fields of a tracked object the manager has changed by
+// something other than an apply.
+func (s *Server) track(c *call, obj, old kind.Object, manager string) (kind.Object, error) {
+	k := c.kind.Root()
+	if len(old.GetManagedFields()) == 0 || len(obj.GetManagedFields()) == 0 {
+		return obj, nil
+	}
+	m, err := s.fieldManager(k, c.sub)
+	if err != nil {
+		return nil, err
+	}
+	live := old.DeepCopyObject().(kind.Object)
+	live.GetObjectKind().SetGroupVersionKind(k.GVK())
+	obj.GetObjectKind().SetGroupVersionKind(k.GVK())
+	out, ok := m.UpdateNoErrors(live, obj, manager).(kind.Object)
+	if !ok {
+		return obj, nil
+	}
+	return out, nil
+}
+
+// apply carries out one apply patch (application/apply-patch+yaml).
+func (s *Server) apply(ctx context.Context, c *call, data []byte, o metav1.PatchOptions) (obj kind.Object, created bool, err error) {
+	if c.kind.Stored != nil {
+		return nil, false, apierrors.NewGenericServerResponse(415, "patch", c.kind.GroupResource(), c.name,
+			fmt.Sprintf("server-side apply of %s is offered in version %s only", c.kind, c.kind.Root().Version), 0, false)
+	}
+	door, err := s.door(c)
+	if err != nil {
+		return nil, false, err
+	}
+	m, err := s.fieldManager(c.kind, c.sub)
+	if err != nil {
+		return nil, false, err
+	}
+	sent := map[string]any{}
+	if err := yaml.Unmarshal(data, &sent); err != nil {
+		return nil, false, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+	}
+	if o.FieldValidation != metav1.FieldValidationIgnore {
+		var again map[string]any
+		if err := yaml.UnmarshalStrict(data, &again); err != nil {
+			if o.FieldValidation == metav1.FieldValidationStrict {
+				return nil, false, apierrors.NewBadRequest(fmt.Sprintf("error strict decoding YAML: %v", err))
+			}
+			c.warn(err.Error())
+		}
+	}
+	force := o.Force != nil && *o.Force
+	merge := func(live kind.Object) (kind.Object, error) {
+		live.GetObjectKind().SetGroupVersionKind(c.kind.GVK())
+		u := &unstructured.Unstructured{Object: runtime.DeepCopyJSON(normal(sent))}
+		if rv := u.GetResourceVersion(); rv != "" && rv != live.GetResourceVersion() {
+			return nil, modified(c, c.name)
+		}
+		if u.GetName() == "" {
+			u.SetName(c.name)
+		}
+		if u.GetNamespace() == "" && c.namespace != "" {
+			u.SetNamespace(c.namespace)
+		}
+		out, err := m.Apply(live, u, o.FieldManager, force)
+		if err != nil {
+			var se *apierrors.StatusError
+			if errors.As(err, &se) {
+				return nil, err
+			}
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+		made, ok := out.(kind.Object)
+		if !ok || fmt.Sprintf("%T", made) != fmt.Sprintf("%T", live) {
+			return nil, fmt.Errorf("apply %s %q: merging gave a %T", c.kind, c.name, out)
+		}
+		return made, nil
+	}
+	ch := change{door: door, dryRun: isDryRun(o.DryRun), warnings: c.sub == "", applied: true, make: merge}
+	if c.sub == "" {
+		ch.createAbsent = func() (kind.Object, error) {
+			if err := s.authorize(ctx, c, "create", ""); err != nil {
+				return nil, err
+			}
+			made, err := merge(c.kind.New())
+			if err != nil {
+				return nil, err
+			}
+			if made.GetName() != c.name {
+				return nil, apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", made.GetName(), c.name))
+			}
+			made.SetResourceVersion("")
+			if made.GetUID() != "" {
+				return nil, apierrors.NewConflict(schema.GroupResource{Group: c.kind.Group, Resource: c.kind.Plural}, c.name, fmt.Errorf("uid mismatch: the provided object specified uid %s, and no existing object was found", made.GetUID()))
+			}
+			return s.createManaged(ctx, c, made, metav1.CreateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager}, made.GetManagedFields())
+		}
+	}
+	for try := 0; ; try++ {
+		obj, created, err = s.modify(ctx, c, ch)
+		// Somebody else created it in between: then it is an update.
+		if apierrors.IsAlreadyExists(err) && try < 3 {
+			continue
+		}
+		break
+	}
+	if errors.Is(err, store.ErrConflict) {
+		err = modified(c, c.name)
+	}
+	return obj, created, err
+}
+
+// normal turns the integers that YAML gives into what DeepCopyJSON takes.
+func normal(v map[string]any) map[string]any {
+	return normalValue(v).(map[string]any)
+}
+
+func normalValue(v any) any {
+	switch t := v.(type) {
+	case map[string]any:
+		out := make(map[string]any, len(t))
+		for k, e := range t {
+			out[k] = normalValue(e)
+		}
+		return out
+	case []any:
+		out := make([]any, len(t))
+		for i, e := range t {
+			out[i] = normalValue(e)
+		}
+		return out
+	case int:
+		return int64(t)
+	case float64:
+		if n := int64(t); float64(n) == t {
+			return n
+		}
+	}
+	return v
+}
