@@ -1,0 +1,32 @@
+// Package parts lists the controllers of a cluster.
+package parts
+
+import (
+	"proa.dev/control"
+	"proa.dev/control/clusterrole"
+	"proa.dev/control/deployment"
+	"proa.dev/control/endpointslice"
+	"proa.dev/control/garbage"
+	"proa.dev/control/namespace"
+	"proa.dev/control/replicaset"
+	"proa.dev/control/rootca"
+	"proa.dev/control/serviceaccount"
+	"proa.dev/kind"
+)
+
+// All controllers for the kinds of table; ca is the cluster's certificate
+// authority in PEM.
+func All(table *kind.Table, ca string) []control.Part {
+	return []control.Part{
+		serviceaccount.Part(),
+		rootca.Part(ca),
+		clusterrole.Part(),
+		namespace.Part(table),
+		garbage.Part(table),
+		replicaset.Part(),
+		replicaset.ControllerPart(),
+		deployment.Part(),
+		endpointslice.Part(),
+		endpointslice.EndpointsPart(),
+	}
+}
