@@ -136,7 +136,7 @@ func (a *Agent) adoptContainers(ctx context.Context, mine map[types.UID]*corev1.
 				if s.State == runtimeapi.ContainerState_CONTAINER_EXITED {
 					term = &corev1.ContainerStateTerminated{ExitCode: s.ExitCode, Reason: s.Reason,
 						Message:   a.terminationMessage(mine[uid], name, s),
-						StartedAt: metav1.NewTime(nanos(s.StartedAt)), FinishedAt: metav1.NewTime(nanos(s.FinishedAt)),
+						StartedAt: apiTime(s.StartedAt), FinishedAt: apiTime(s.FinishedAt),
 						ContainerID: pod.ContainerID(s.Id)}
 					if term.Reason == "" {
 						term.Reason = "Error"
@@ -156,6 +156,14 @@ func (a *Agent) adoptContainers(ctx context.Context, mine map[types.UID]*corev1.
 		}
 		sort.Slice(found[uid].Containers, func(i, j int) bool { return found[uid].Containers[i].Name < found[uid].Containers[j].Name })
 	}
+}
+
+// apiTime is an engine's time in whole seconds, as the API carries it.
+func apiTime(n int64) metav1.Time {
+	if n <= 0 {
+		return metav1.Time{}
+	}
+	return metav1.NewTime(time.Unix(0, n).Truncate(time.Second))
 }
 
 // clearOrphan ends and removes what is left of a pod that the API does not know.

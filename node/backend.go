@@ -17,6 +17,9 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	statsv1alpha1 "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"proa.dev/kind"
 	"proa.dev/node/pod"
 	"proa.dev/node/stream"
@@ -182,6 +185,9 @@ func memoryStats(m *runtimeapi.MemoryUsage) *statsv1alpha1.MemoryStats {
 // Summary is what metrics-server and kubectl top read.
 func (b backend) Summary(ctx context.Context) (*statsv1alpha1.Summary, error) {
 	boxes, err := b.cfg.Engine.ListPodSandboxStats(ctx, &runtimeapi.ListPodSandboxStatsRequest{})
+	if status.Code(err) == codes.Unimplemented {
+		boxes, err = b.sumContainers(ctx)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read pod statistics: %s", message(err))
 	}
@@ -214,6 +220,51 @@ func (b backend) Summary(ctx context.Context) (*statsv1alpha1.Summary, error) {
 		sum.Pods = append(sum.Pods, ps)
 	}
 	return sum, nil
+}
+
+// sumContainers makes pods' statistics of containers', for engines that have only
+// those.
+func (b backend) sumContainers(ctx context.Context) (*runtimeapi.ListPodSandboxStatsResponse, error) {
+	list, err := b.cfg.Engine.ListContainerStats(ctx, &runtimeapi.ListContainerStatsRequest{})
+	if err != nil {
+		return nil, err
+	}
+	pods := map[string]*runtimeapi.PodSandboxStats{}
+	out := &runtimeapi.ListPodSandboxStatsResponse{}
+	add := func(to **runtimeapi.UInt64Value, v *runtimeapi.UInt64Value) {
+		if v == nil {
+			return
+		}
+		sum := &runtimeapi.UInt64Value{Value: v.Value}
+		if *to != nil {
+			sum.Value += (*to).Value
+		}
+		*to = sum
+	}
+	for _, c := range list.Stats {
+		l := c.GetAttributes().GetLabels()
+		p := pods[l[labelPodUID]]
+		if p == nil {
+			p = &runtimeapi.PodSandboxStats{Attributes: &runtimeapi.PodSandboxAttributes{Metadata: &runtimeapi.PodSandboxMetadata{
+				Name: l[labelPodName], Namespace: l[labelPodNamespace], Uid: l[labelPodUID]}},
+				Linux: &runtimeapi.LinuxPodSandboxStats{Cpu: &runtimeapi.CpuUsage{}, Memory: &runtimeapi.MemoryUsage{}}}
+			pods[l[labelPodUID]] = p
+			out.Stats = append(out.Stats, p)
+		}
+		p.Linux.Containers = append(p.Linux.Containers, c)
+		if c.Cpu != nil {
+			p.Linux.Cpu.Timestamp = c.Cpu.Timestamp
+			add(&p.Linux.Cpu.UsageCoreNanoSeconds, c.Cpu.UsageCoreNanoSeconds)
+			add(&p.Linux.Cpu.UsageNanoCores, c.Cpu.UsageNanoCores)
+		}
+		if c.Memory != nil {
+			p.Linux.Memory.Timestamp = c.Memory.Timestamp
+			add(&p.Linux.Memory.WorkingSetBytes, c.Memory.WorkingSetBytes)
+			add(&p.Linux.Memory.UsageBytes, c.Memory.UsageBytes)
+			add(&p.Linux.Memory.RssBytes, c.Memory.RssBytes)
+		}
+	}
+	return out, nil
 }
 
 func (b backend) workerByUID(uid string) *worker {

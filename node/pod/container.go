@@ -6,7 +6,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // FullName is how upstream's messages name a pod: name_namespace(uid).
@@ -186,7 +185,7 @@ func (m *machine) keep(c *Container) {
 
 // backOff decides when a container that has just ended may run again.
 func (m *machine) backOff(c *Container) {
-	finished := c.Term.FinishedAt.Time
+	finished := c.EndedAt
 	if finished.IsZero() {
 		finished = m.now
 	}
@@ -363,9 +362,9 @@ func (m *machine) exited(e Exited) {
 		}
 	}
 	c.Step, c.Started, c.Ready, c.Condemned, c.KillBy = Ended, false, false, "", time.Time{}
-	c.NotBefore = time.Time{}
+	c.NotBefore, c.EndedAt = time.Time{}, e.FinishedAt
 	c.Term = &corev1.ContainerStateTerminated{ExitCode: e.ExitCode, Signal: e.Signal, Reason: e.Reason, Message: e.Message,
-		StartedAt: metav1.NewTime(started), FinishedAt: metav1.NewTime(e.FinishedAt), ContainerID: ContainerID(c.ID)}
+		StartedAt: stamp(started), FinishedAt: stamp(e.FinishedAt), ContainerID: ContainerID(c.ID)}
 	if m.Stage < Draining && restarts(m.Pod, c) {
 		m.backOff(c)
 	}

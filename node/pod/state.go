@@ -147,6 +147,7 @@ type Container struct {
 	PulledID           string // the image of the launch to come
 	Restarts           int32
 	StartedAt          time.Time
+	EndedAt            time.Time // of Term, to the nanosecond
 	// Term is how this attempt ended. It stays until the next attempt runs, so Term
 	// with a step before Hooking means: being restarted.
 	Term        *corev1.ContainerStateTerminated

@@ -24,6 +24,15 @@ func (m *machine) publish() {
 	m.do(SetStatus{s})
 }
 
+// stamp is a time as the API carries it, in whole seconds: what is compared with
+// what the API gives back must have no more.
+func stamp(t time.Time) metav1.Time {
+	if t.IsZero() {
+		return metav1.Time{}
+	}
+	return metav1.NewTime(t.Truncate(time.Second))
+}
+
 // OwnConditions are the pod conditions that the node writes; all others belong to
 // someone else and are kept by whoever carries SetStatus out.
 var OwnConditions = []corev1.PodConditionType{corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady,
@@ -43,7 +52,7 @@ func (m *machine) status() *corev1.PodStatus {
 		ExtendedResourceClaimStatus: p.Status.ExtendedResourceClaimStatus,
 	}
 	if !m.StartTime.IsZero() {
-		t := metav1.NewTime(m.StartTime)
+		t := stamp(m.StartTime)
 		s.StartTime = &t
 	}
 	for i, ip := range m.Node.IPs {
@@ -145,7 +154,7 @@ func (m *machine) containerStatus(c *Container) corev1.ContainerStatus {
 	started := false
 	switch {
 	case c.running():
-		cs.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(c.StartedAt)}
+		cs.State.Running = &corev1.ContainerStateRunning{StartedAt: stamp(c.StartedAt)}
 		started = c.Started && c.Step != Hooking
 		cs.Ready = c.Ready && started
 	case c.WaitReason != "":
@@ -207,7 +216,7 @@ func (m *machine) conditions(s *corev1.PodStatus) {
 	p := m.Pod
 	set := func(t corev1.PodConditionType, ok bool, reason, message string) {
 		c := corev1.PodCondition{Type: t, Status: corev1.ConditionFalse, Reason: reason, Message: message,
-			ObservedGeneration: p.Generation, LastTransitionTime: metav1.NewTime(m.now)}
+			ObservedGeneration: p.Generation, LastTransitionTime: stamp(m.now)}
 		if ok {
 			c.Status = corev1.ConditionTrue
 		}

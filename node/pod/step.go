@@ -249,7 +249,12 @@ func (m *machine) adopt(a Adopted) {
 		if c == nil {
 			continue
 		}
-		c.ID, c.Image, c.ImageID, c.Restarts = f.ID, f.Image, f.ImageID, f.Restarts
+		if k := m.known(c.Name); k == nil || bareID(k.ContainerID) != f.ID {
+			c.Image, c.ImageID = f.Image, f.ImageID
+		} else { // what was shown stays
+			c.Image, c.ImageID = k.Image, k.ImageID
+		}
+		c.ID, c.Restarts = f.ID, f.Restarts
 		c.Term, c.StartedAt = f.Terminated, f.StartedAt
 		if f.Last != nil {
 			c.Last = f.Last
@@ -284,17 +289,26 @@ func (m *machine) adopt(a Adopted) {
 func (m *machine) wasReady(c *Container) (started, ready bool) {
 	spec := Spec(m.Pod, c.Name)
 	started, ready = spec.StartupProbe == nil, spec.StartupProbe == nil && spec.ReadinessProbe == nil
-	for _, list := range [][]corev1.ContainerStatus{m.Pod.Status.ContainerStatuses, m.Pod.Status.InitContainerStatuses} {
+	if k := m.known(c.Name); k != nil && bareID(k.ContainerID) == c.ID {
+		if k.Started != nil && *k.Started {
+			started = true
+		}
+		ready = k.Ready
+	}
+	return started, ready
+}
+
+// known is a container's status in the API, or nil.
+func (m *machine) known(name string) *corev1.ContainerStatus {
+	st := &m.Pod.Status
+	for _, list := range [][]corev1.ContainerStatus{st.ContainerStatuses, st.InitContainerStatuses, st.EphemeralContainerStatuses} {
 		for i := range list {
-			if list[i].Name == c.Name && bareID(list[i].ContainerID) == c.ID {
-				if list[i].Started != nil && *list[i].Started {
-					started = true
-				}
-				ready = list[i].Ready
+			if list[i].Name == name {
+				return &list[i]
 			}
 		}
 	}
-	return started, ready
+	return nil
 }
 
 // end begins, or hastens, the end of the pod.
