@@ -235,7 +235,7 @@ func (l *logWriter) copy(ctx context.Context, src LogSource, path string, f io.R
 	defer func() { f.Close() }()
 	r := bufio.NewReaderSize(f, 32<<10)
 	var held []byte // an entry that is not complete yet
-	ending := false
+	ending, swapped := false, false
 	for {
 		line, err := r.ReadBytes('\n')
 		held = append(held, line...)
@@ -259,13 +259,16 @@ func (l *logWriter) copy(ctx context.Context, src LogSource, path string, f io.R
 		if !follow {
 			return false, nil
 		}
-		if next := replaced(path, f); next != nil && len(held) == 0 {
+		if next := replaced(path, f); next != nil {
+			if !swapped { // once more: what was written before the writer changed over
+				swapped = true
+				next.Close()
+				continue
+			}
 			f.Close()
-			f, ending = next, false
+			f, ending, swapped, held = next, false, false, held[:0]
 			r.Reset(f)
 			continue
-		} else if next != nil {
-			next.Close()
 		}
 		if ending {
 			return true, nil

@@ -1,0 +1,158 @@
+package probe
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
+	"proa.dev/env"
+)
+
+var ctx = context.Background()
+
+func target(t *testing.T, addr string) (Target, intstr.IntOrString) {
+	t.Helper()
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, _ := strconv.Atoi(port)
+	return Target{ContainerID: "c1", IP: host, Spec: &corev1.Container{Name: "app", Ports: []corev1.ContainerPort{{Name: "web", ContainerPort: int32(n)}}}}, intstr.FromInt(n)
+}
+
+func TestHTTP(t *testing.T) {
+	var seen http.Header
+	var host string
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen, host = r.Header, r.Host
+		switch r.URL.Path {
+		case "/bad":
+			w.WriteHeader(500)
+		case "/away":
+			http.Redirect(w, r, "http://elsewhere.invalid/", 302)
+		case "/here":
+			http.Redirect(w, r, "/bad", 302)
+		}
+	}))
+	defer srv.Close()
+	u, _ := url.Parse(srv.URL)
+	tg, _ := target(t, u.Host)
+	get := func(path string) (bool, string, error) {
+		return HTTPGet(ctx, &corev1.HTTPGetAction{Path: path, Port: intstr.FromString("web"),
+			HTTPHeaders: []corev1.HTTPHeader{{Name: "X-A", Value: "1"}, {Name: "Host", Value: "shop.example"}}}, tg)
+	}
+	if ok, m, err := get("/?q=1"); !ok || err != nil {
+		t.Errorf("good: %q %v", m, err)
+	}
+	if seen.Get("User-Agent") != userAgent || seen.Get("Accept") != "*/*" || seen.Get("X-A") != "1" || host != "shop.example" {
+		t.Errorf("headers %v host %q", seen, host)
+	}
+	for path, want := range map[string]string{"/bad": "HTTP probe failed with statuscode: 500", "/here": "HTTP probe failed with statuscode: 500", "/away": ""} {
+		ok, m, err := get(path)
+		if err != nil || ok != (want == "") || m != want {
+			t.Errorf("%s: %v %q %v", path, ok, m, err)
+		}
+	}
+	if _, _, err := HTTPGet(ctx, &corev1.HTTPGetAction{Port: intstr.FromString("none")}, tg); err == nil || err.Error() != "couldn't find port: none for container app" {
+		t.Errorf("no such port: %v", err)
+	}
+	srv.Close()
+	if ok, m, err := get("/"); ok || err != nil || !strings.Contains(m, "connection refused") {
+		t.Errorf("closed: %v %q %v", ok, m, err)
+	}
+}
+
+func TestTCPAndGRPC(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tg, port := target(t, l.Addr().String())
+	g := grpc.NewServer()
+	h := health.NewServer()
+	h.SetServingStatus("down", healthpb.HealthCheckResponse_NOT_SERVING)
+	healthpb.RegisterHealthServer(g, h)
+	go g.Serve(l)
+	p := &Prober{Clock: env.SystemClock()}
+	if ok, m, err := p.once(ctx, &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: port}}}, tg); !ok || err != nil {
+		t.Errorf("tcp: %q %v", m, err)
+	}
+	check := func(service string) (bool, string, error) {
+		return p.once(ctx, &corev1.Probe{ProbeHandler: corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: int32(port.IntValue()), Service: &service}}}, tg)
+	}
+	if ok, m, err := check(""); !ok || err != nil {
+		t.Errorf("grpc: %q %v", m, err)
+	}
+	if ok, m, err := check("down"); ok || err != nil || m != `service unhealthy (responded with "NOT_SERVING")` {
+		t.Errorf("grpc down: %v %q %v", ok, m, err)
+	}
+	g.Stop()
+	if ok, _, err := p.once(ctx, &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: port}}}, tg); ok || err != nil {
+		t.Errorf("tcp to nobody: %v %v", ok, err)
+	}
+	if ok, m, err := check(""); ok || err != nil || !strings.HasPrefix(m, "timeout: failed to connect service") {
+		t.Errorf("grpc to nobody: %v %q %v", ok, m, err)
+	}
+}
+
+// TestThresholds plays answers, one a period, and reads the verdicts with their
+// times.
+func TestThresholds(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		initial bool
+		spec    corev1.Probe
+		answers string // + good, - bad
+		want    string
+	}{
+		{"liveness needs three failures in a row", true, corev1.Probe{FailureThreshold: 3}, "+--+---", "6s:false"},
+		{"readiness comes and goes", false, corev1.Probe{FailureThreshold: 1, SuccessThreshold: 2}, "++-+-++", "1s:true 2s:false 4s:false 6s:true"},
+		{"startup fails at its threshold and again", false, corev1.Probe{FailureThreshold: 2}, "-----", "1s:false 3s:false"},
+		{"initial delay", false, corev1.Probe{FailureThreshold: 1, InitialDelaySeconds: 5}, "+", "5s:true"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				i := 0
+				run, stop := context.WithCancel(ctx)
+				p := &Prober{Clock: env.SystemClock(), Exec: func(context.Context, string, []string, time.Duration) ([]byte, int32, error) {
+					if i == len(c.answers) {
+						stop()
+						return nil, 0, context.Canceled
+					}
+					i++
+					if c.answers[i-1] == '+' {
+						return nil, 0, nil
+					}
+					return []byte("bad"), 1, nil
+				}}
+				c.spec.Exec = &corev1.ExecAction{Command: []string{"x"}}
+				c.spec.PeriodSeconds = 1
+				var got []string
+				p.Run(run, &c.spec, Target{StartedAt: start, Spec: &corev1.Container{}}, c.initial, func(r Report) {
+					if r.Verdict {
+						got = append(got, fmt.Sprintf("%s:%v", time.Since(start), r.OK))
+					}
+				})
+				if s := strings.Join(got, " "); s != c.want {
+					t.Errorf("verdicts %q, want %q", s, c.want)
+				}
+			})
+		})
+	}
+}
