@@ -87,8 +87,11 @@ func nodeRoles(n *corev1.Node) string {
 	var roles []string
 	for key, value := range n.Labels {
 		role, ok := strings.CutPrefix(key, "node-role.kubernetes.io/")
-		if !ok && key == "kubernetes.io/role" {
-			role = value
+		if !ok {
+			role = ""
+			if key == "kubernetes.io/role" {
+				role = value
+			}
 		}
 		if role != "" && !seen[role] {
 			seen[role] = true

@@ -142,7 +142,7 @@ func (s *server) startServices(m *machine) error {
 	}
 	s.group.run("proxy", m.proxy.Run)
 	server, err := dns.New(dns.Config{View: s.view, Domain: first.Domain, Listen: []netip.AddrPort{netip.AddrPortFrom(gateway(s.card), 53)},
-		Clients: append(nc.ClusterCIDRs, nc.ServiceCIDRs...), Clock: s.clock, Log: s.log})
+		Reverse: append(append([]netip.Prefix(nil), nc.ClusterCIDRs...), nc.ServiceCIDRs...), Allow: append(append([]netip.Prefix(nil), nc.ClusterCIDRs...), hostPrefixes()...), Clock: s.clock, Log: s.log})
 	if err != nil {
 		return err
 	}
@@ -179,15 +179,15 @@ func (s *server) startAgent(m *machine, services netip.Prefix) error {
 		return pki.Names{CommonName: auth.NodePrefix + name, Organizations: []string{auth.NodesGroup}, Server: true,
 			DNS: []string{name, "localhost"}, IPs: []net.IP{cluster.HostAddress().AsSlice(), net.IPv4(127, 0, 0, 1), gateway(s.card).AsSlice()}}
 	})
-	handler := stream.New(stream.Config{Agent: m.agent, Log: s.log,
-		Authenticate: func(r *http.Request) (string, []string, bool) {
+	handler := m.agent.Handler(
+		func(r *http.Request) (stream.User, bool) {
 			u, ok, err := s.authn.Authenticate(r)
-			return u.Name, u.Groups, ok && err == nil
+			return stream.User{Name: u.Name, UID: u.UID, Groups: u.Groups}, ok && err == nil
 		},
-		Authorize: func(ctx context.Context, user string, groups []string, verb, sub string) bool {
-			d, _, err := s.authz.Authorize(ctx, auth.Attributes{User: auth.User{Name: user, Groups: groups}, Verb: verb, Version: "v1", Resource: "nodes", Subresource: sub, Name: name})
+		func(ctx context.Context, u stream.User, verb, sub string) bool {
+			d, _, err := s.authz.Authorize(ctx, auth.Attributes{User: auth.User{Name: u.Name, UID: u.UID, Groups: u.Groups}, Verb: verb, Version: "v1", Resource: "nodes", Subresource: sub, Name: name})
 			return d == auth.Allow && err == nil
-		}})
+		})
 	web := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, TLSConfig: &tls.Config{GetCertificate: serving.GetCertificate, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12}}
 	s.group.run("node port", func(ctx context.Context) error {
 		stop := context.AfterFunc(ctx, func() { web.Close() })
@@ -209,11 +209,11 @@ func (s *server) startAgent(m *machine, services netip.Prefix) error {
 // streams fits the engine's interactive calls to the agent's.
 type streams struct{ e *engine.Engine }
 
-func (st streams) Exec(ctx context.Context, id string, cmd []string, tty bool, stdin io.Reader, stdout, stderr io.Writer, resize <-chan node.Size) (int, error) {
+func (st streams) Exec(ctx context.Context, id string, cmd []string, tty bool, stdin io.Reader, stdout, stderr io.Writer, resize <-chan stream.Size) (int, error) {
 	return st.e.ExecStream(ctx, id, cmd, tty, stdin, stdout, stderr, sizes(ctx, resize))
 }
 
-func (st streams) Attach(ctx context.Context, id string, _ bool, stdin io.Reader, stdout, stderr io.Writer, resize <-chan node.Size) error {
+func (st streams) Attach(ctx context.Context, id string, _ bool, stdin io.Reader, stdout, stderr io.Writer, resize <-chan stream.Size) error {
 	return st.e.AttachStream(ctx, id, stdin, stdout, stderr, sizes(ctx, resize))
 }
 
@@ -221,7 +221,7 @@ func (st streams) PortForward(ctx context.Context, sandbox string, port int32, r
 	return st.e.PortForwardStream(ctx, sandbox, port, rw)
 }
 
-func sizes(ctx context.Context, in <-chan node.Size) <-chan engine.Size {
+func sizes(ctx context.Context, in <-chan stream.Size) <-chan engine.Size {
 	if in == nil {
 		return nil
 	}

@@ -33,7 +33,7 @@ import (
 	"proa.dev/control/parts"
 	"proa.dev/env"
 	"proa.dev/kind"
-	"proa.dev/sched"
+	"proa.dev/sched/loop"
 	"proa.dev/store/disk"
 	"proa.dev/store/seal"
 	"proa.dev/view"
@@ -147,7 +147,7 @@ func (s *server) start() (err error) {
 	}
 	var st *disk.Store
 	if err := s.timed("store", func() error {
-		secrets, err := seal.AESGCM("key1", s.ca.SecretsKey, s.rand)
+		secrets, err := seal.New(s.rand, seal.Key{Name: "key1", Secret: s.ca.SecretsKey})
 		if err != nil {
 			return err
 		}
@@ -347,7 +347,7 @@ func (s *server) startDeciders() error {
 		Client: func(part string) client.Client { return clients[part] },
 		Record: func(e act.Event) { recorder.Emit(e) }})
 	s.group.run("controllers", rt.Run)
-	scheduler := sched.New(sched.Config{View: s.view, Client: as("scheduler"), Clock: s.clock, Log: s.log,
+	scheduler := loop.New(loop.Config{View: s.view, Client: as("scheduler"), Clock: s.clock, Log: s.log,
 		Record: func(e act.Event) { recorder.Emit(e) }})
 	s.group.run("scheduler", scheduler.Run)
 	return nil

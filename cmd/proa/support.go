@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"runtime"
@@ -109,6 +110,18 @@ func deleteServiceRules(cl cluster.Cluster) error {
 	}
 	defer k.Close()
 	return k.Delete()
+}
+
+// hostPrefixes are this machine's own addresses.
+func hostPrefixes() []netip.Prefix {
+	var out []netip.Prefix
+	addrs, _ := net.InterfaceAddrs()
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			out = append(out, netip.PrefixFrom(p.Addr(), p.Addr().BitLen()))
+		}
+	}
+	return out
 }
 
 // adminEntry reads the administrator's credentials of a running cluster.
