@@ -34,8 +34,13 @@ func noWarning(string) {}
 
 // authorize asks whether c.user may do verb; the error is upstream's Forbidden.
 func (s *Server) authorize(ctx context.Context, c *call, verb, fieldSelector string) error {
-	return s.authorizeAttributes(ctx, auth.Attributes{User: c.user, Verb: verb, Group: c.kind.Group, Version: c.kind.Version,
-		Resource: c.kind.Plural, Subresource: c.sub, Namespace: c.namespace, Name: c.name, FieldSelector: fieldSelector})
+	a := auth.Attributes{User: c.user, Verb: verb, Group: c.kind.Group, Version: c.kind.Version,
+		Resource: c.kind.Plural, Subresource: c.sub, Namespace: c.namespace, Name: c.name, FieldSelector: fieldSelector}
+	if c.kind == kind.Namespace {
+		// A namespace lies within itself for authorizers, as its URL says.
+		a.Namespace = c.name
+	}
+	return s.authorizeAttributes(ctx, a)
 }
 
 func (s *Server) authorizeAttributes(ctx context.Context, a auth.Attributes) error {

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"bufio"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/gorilla/websocket"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -98,6 +100,9 @@ func (q *request) serveConnect(ctx context.Context, c *call) error {
 	}
 	target := *base
 	target.Path, target.RawQuery = strings.TrimSuffix(base.Path, "/")+path, query.Encode()
+	if c.sub == "log" && isWebSocket(q.r) {
+		return q.logWebSocket(ctx, transport, &target)
+	}
 	return q.forward(ctx, transport, &target)
 }
 
@@ -110,6 +115,68 @@ func (q *request) node(name string) (http.RoundTripper, *url.URL, error) {
 		return nil, nil, apierrors.NewInternalError(err)
 	}
 	return t, u, nil
+}
+
+// logWebSocket sends a log as messages: binary ones, or base64 text for clients
+// that ask for base64.binary.k8s.io.
+func (q *request) logWebSocket(ctx context.Context, transport http.RoundTripper, target *url.URL) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	if err != nil {
+		return err
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return apierrors.NewInternalError(fmt.Errorf("error dialing backend: %w", err))
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+		return apierrors.NewGenericServerResponse(resp.StatusCode, "get", q.route.kind.GroupResource(), q.route.name, strings.TrimSpace(string(text)), 0, true)
+	}
+	var h http.Header
+	base64ed := false
+	for _, p := range websocket.Subprotocols(q.r) {
+		if p == "base64.binary.k8s.io" || p == "binary.k8s.io" {
+			base64ed = p == "base64.binary.k8s.io"
+			h = http.Header{"Sec-Websocket-Protocol": {p}}
+			break
+		}
+	}
+	conn, err := upgrader.Upgrade(q.w, q.r, h)
+	if err != nil {
+		q.code = max(q.code, http.StatusBadRequest)
+		return nil
+	}
+	q.code = http.StatusSwitchingProtocols
+	defer conn.Close()
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		for {
+			if _, _, err := conn.NextReader(); err != nil {
+				resp.Body.Close()
+				return
+			}
+		}
+	})
+	defer reader.Wait()
+	defer conn.Close()
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := resp.Body.Read(buf)
+		if n > 0 {
+			typ, data := websocket.BinaryMessage, buf[:n]
+			if base64ed {
+				typ, data = websocket.TextMessage, base64.StdEncoding.AppendEncode(nil, buf[:n])
+			}
+			if conn.WriteMessage(typ, data) != nil {
+				return nil
+			}
+		}
+		if err != nil {
+			conn.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""))
+			return nil
+		}
+	}
 }
 
 // pickContainer finds the container that is meant, as upstream does: the named

@@ -90,6 +90,35 @@ func execV5(t *testing.T, w http.ResponseWriter, r *http.Request) {
 	conn.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""))
 }
 
+// TestLogsOverWebSocket: the log comes as binary messages.
+func TestLogsOverWebSocket(t *testing.T) {
+	release := make(chan struct{})
+	close(release)
+	c := withPod(t, release)
+	d := websocket.Dialer{TLSClientConfig: c.HTTP.Client().Transport.(*http.Transport).TLSClientConfig.Clone(), Subprotocols: []string{"binary.k8s.io"}}
+	d.TLSClientConfig.NextProtos = []string{"http/1.1"}
+	conn, _, err := d.Dial("wss"+strings.TrimPrefix(c.HTTP.URL, "https")+"/api/v1/namespaces/n/pods/p/log", http.Header{"Authorization": {"Bearer admin"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	var all []byte
+	for {
+		typ, data, err := conn.ReadMessage()
+		if err != nil {
+			break
+		}
+		if typ != websocket.BinaryMessage {
+			t.Fatalf("message of type %d", typ)
+		}
+		all = append(all, data...)
+	}
+	if string(all) != "first \nsecond\n" {
+		t.Fatalf("%q", all)
+	}
+}
+
 func newFakeNode(t *testing.T, release <-chan struct{}) *fakeNode {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/exec/{ns}/{pod}/{container}", func(w http.ResponseWriter, r *http.Request) {

@@ -23,7 +23,7 @@ type local struct {
 }
 
 func (l *local) call(k *kind.Kind, namespace, name, sub string) *call {
-	if k.Scope == kind.Cluster && k.Root() != kind.Namespace {
+	if k.Scope == kind.Cluster {
 		namespace = ""
 	}
 	return &call{user: l.user, kind: k, namespace: namespace, name: name, sub: sub, warn: noWarning}

@@ -48,7 +48,8 @@ func newMetrics(s *Server) *metrics {
 		Buckets: []float64{0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60}},
 		[]string{"verb", "dry_run", "group", "version", "resource", "subresource", "scope", "component"})
 	m.panics = prometheus.NewCounter(prometheus.CounterOpts{Name: "apiserver_panics_total", Help: "Requests that ended in a panic."})
-	m.watches = prometheus.NewGauge(prometheus.GaugeOpts{Name: "apiserver_longrunning_requests_watch", Help: "Watches that are open."})
+	m.watches = prometheus.NewGauge(prometheus.GaugeOpts{Name: "apiserver_longrunning_requests", Help: "Gauge of all active long-running apiserver requests.",
+		ConstLabels: prometheus.Labels{"verb": "WATCH", "component": "apiserver"}})
 	inflight := func(kind string, f func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "apiserver_current_inflight_requests",
 			Help: "Requests in work, per request kind.", ConstLabels: prometheus.Labels{"request_kind": kind}}, f)

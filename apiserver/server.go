@@ -18,6 +18,7 @@ package apiserver
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -159,6 +160,16 @@ func New(cfg Config) (*Server, error) {
 // Drain ends all watches and makes /readyz fail, so that clients go elsewhere;
 // other requests are still answered.
 func (s *Server) Drain() { s.drainOnce.Do(func() { close(s.draining) }) }
+
+// HTTPServer carries Handler with the limits that suit it: slow headers are cut
+// off, connections without work go after three minutes, HTTP/2 streams are as
+// many as a client library with many watches needs. The caller listens, serves
+// and shuts down.
+func (s *Server) HTTPServer(tlsConfig *tls.Config) *http.Server {
+	return &http.Server{Handler: s.Handler(), TLSConfig: tlsConfig, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 3 * time.Minute,
+		MaxHeaderBytes: 1 << 20, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 1000, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}}
+}
 
 // Local is the in-process client of one identity: the same verbs, admission,
 // validation and authorization as over HTTP.

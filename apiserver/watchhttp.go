@@ -78,7 +78,11 @@ func (e *watchEncoder) make(ev event, key frameKey) ([]byte, error) {
 	switch key.as {
 	case wire.AsTable:
 		var t *metav1.Table
-		t, err = table.Of(k, []kind.Object{obj}, metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()}, key.include, e.q.choice.MetaVersion(), e.q.s.clock.Now())
+		items := []kind.Object{obj}
+		if ev.typ == watch.Bookmark {
+			items = nil // only its version counts
+		}
+		t, err = table.Of(k, items, metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()}, key.include, e.q.choice.MetaVersion(), e.q.s.clock.Now())
 		if err != nil {
 			return nil, err
 		}
