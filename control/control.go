@@ -35,6 +35,9 @@ type Part struct {
 	// states are looked at (old and new).
 	Wakes []Wake
 	Plan  Plan
+	// Begin makes the Plan of a part that has to know when the runtime began,
+	// because nothing could be heard before that (heartbeats); instead of Plan.
+	Begin func(started time.Time) Plan
 	// Failed, if set, says what to do about an action that could not be carried out
 	// for another reason than a conflict: events, a condition in the status. The
 	// object is planned again after the back-off in any case.
@@ -51,6 +54,17 @@ type Wake struct {
 	To   func(s view.Snapshot, changed kind.Object) []view.Ref
 	// When, if set, narrows which changes count; old or new may be nil.
 	When func(old, new kind.Object) bool
+}
+
+// Begun are the parts with the Plans of those that Begin at an instant.
+func Begun(parts []Part, now time.Time) []Part {
+	out := append([]Part(nil), parts...)
+	for i := range out {
+		if out[i].Begin != nil {
+			out[i].Plan = out[i].Begin(now)
+		}
+	}
+	return out
 }
 
 // kinds that the part plans for.

@@ -57,6 +57,7 @@ func New(cfg Config) *Runtime {
 
 // Run plans until ctx ends, and returns when every worker has.
 func (r *Runtime) Run(ctx context.Context) error {
+	r.cfg.Parts = Begun(r.cfg.Parts, r.cfg.Clock.Now())
 	var wg sync.WaitGroup
 	jobs := make(chan Key)
 	for range r.cfg.Workers {

@@ -127,6 +127,7 @@ type Player struct {
 
 // NewPlayer has an empty model.
 func NewPlayer(table *kind.Table, parts []control.Part) *Player {
+	parts = control.Begun(parts, Epoch)
 	p := &Player{table: table, parts: parts, core: control.NewCore(parts), now: Epoch, base: Epoch, seen: map[*kind.Kind]int64{}, files: map[string][]byte{}}
 	p.Model = NewModel(table, func() time.Time { return p.now })
 	p.Model.CountNames = true
