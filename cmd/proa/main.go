@@ -62,6 +62,8 @@ Start here:
   proa down                stop it, keeping its data
   proa delete              remove everything that was created`,
 		SilenceUsage: true, SilenceErrors: true,
+		// Flags before the word kubectl are proa's own, those after it kubectl's.
+		TraverseChildren: true,
 	}
 	c.PersistentFlags().StringVar(&o.name, "name", cluster.DefaultName, "which cluster on this machine")
 	c.PersistentFlags().StringVar(&o.dataDir, "data-dir", "", "where the cluster keeps its data (default /var/lib/proa/NAME)")
