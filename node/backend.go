@@ -29,15 +29,12 @@ import (
 // authorize decide on every request but /healthz.
 func (a *Agent) Handler(authenticate func(*http.Request) (stream.User, bool),
 	authorize func(ctx context.Context, user stream.User, verb, subresource string) bool) http.Handler {
-	return stream.Handler(stream.Config{Backend: backend{a}, Streams: a.cfg.Streams, Authenticate: authenticate, Authorize: authorize,
+	return stream.Handler(stream.Config{Backend: a, Streams: a.cfg.Streams, Authenticate: authenticate, Authorize: authorize,
 		Clock: a.clock, Log: a.log})
 }
 
-// backend answers the HTTP surface from the workers' states.
-type backend struct{ *Agent }
-
 // Pods of this node with their newest status.
-func (b backend) Pods() []*corev1.Pod {
+func (b *Agent) Pods() []*corev1.Pod {
 	var out []*corev1.Pod
 	for _, w := range b.all() {
 		p := *w.pod()
@@ -49,7 +46,7 @@ func (b backend) Pods() []*corev1.Pod {
 	return out
 }
 
-func (b backend) find(namespace, name, uid string) (*worker, error) {
+func (b *Agent) find(namespace, name, uid string) (*worker, error) {
 	var best *worker
 	for _, w := range b.all() {
 		if w.namespace != namespace || w.name != name || uid != "" && string(w.uid) != uid {
@@ -66,7 +63,7 @@ func (b backend) find(namespace, name, uid string) (*worker, error) {
 }
 
 // Container is the engine's ID of a running container.
-func (b backend) Container(namespace, name, uid, container string) (string, error) {
+func (b *Agent) Container(namespace, name, uid, container string) (string, error) {
 	w, err := b.find(namespace, name, uid)
 	if err != nil {
 		return "", err
@@ -85,7 +82,7 @@ func (b backend) Container(namespace, name, uid, container string) (string, erro
 }
 
 // Sandbox is the engine's ID of a pod's sandbox.
-func (b backend) Sandbox(namespace, name, uid string) (string, error) {
+func (b *Agent) Sandbox(namespace, name, uid string) (string, error) {
 	w, err := b.find(namespace, name, uid)
 	if err != nil {
 		return "", err
@@ -97,7 +94,7 @@ func (b backend) Sandbox(namespace, name, uid string) (string, error) {
 }
 
 // Log is where a container's output lies.
-func (b backend) Log(namespace, name, container string, previous bool) (stream.LogSource, error) {
+func (b *Agent) Log(namespace, name, container string, previous bool) (stream.LogSource, error) {
 	w, err := b.find(namespace, name, "")
 	if err != nil {
 		return stream.LogSource{}, err
@@ -144,7 +141,7 @@ func (b backend) Log(namespace, name, container string, previous bool) (stream.L
 }
 
 // Config is shown at /configz, in the names of upstream's KubeletConfiguration.
-func (b backend) Config() any {
+func (b *Agent) Config() any {
 	e := b.cfg.Eviction
 	return map[string]any{
 		"kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -183,7 +180,7 @@ func memoryStats(m *runtimeapi.MemoryUsage) *statsv1alpha1.MemoryStats {
 }
 
 // Summary is what metrics-server and kubectl top read.
-func (b backend) Summary(ctx context.Context) (*statsv1alpha1.Summary, error) {
+func (b *Agent) Summary(ctx context.Context) (*statsv1alpha1.Summary, error) {
 	boxes, err := b.cfg.Engine.ListPodSandboxStats(ctx, &runtimeapi.ListPodSandboxStatsRequest{})
 	if status.Code(err) == codes.Unimplemented {
 		boxes, err = b.sumContainers(ctx)
@@ -224,7 +221,7 @@ func (b backend) Summary(ctx context.Context) (*statsv1alpha1.Summary, error) {
 
 // sumContainers makes pods' statistics of containers', for engines that have only
 // those.
-func (b backend) sumContainers(ctx context.Context) (*runtimeapi.ListPodSandboxStatsResponse, error) {
+func (b *Agent) sumContainers(ctx context.Context) (*runtimeapi.ListPodSandboxStatsResponse, error) {
 	list, err := b.cfg.Engine.ListContainerStats(ctx, &runtimeapi.ListContainerStatsRequest{})
 	if err != nil {
 		return nil, err
@@ -267,7 +264,7 @@ func (b backend) sumContainers(ctx context.Context) (*runtimeapi.ListPodSandboxS
 	return out, nil
 }
 
-func (b backend) workerByUID(uid string) *worker {
+func (b *Agent) workerByUID(uid string) *worker {
 	for _, w := range b.all() {
 		if string(w.uid) == uid {
 			return w
@@ -311,7 +308,7 @@ func machineMemory(now metav1.Time) *statsv1alpha1.MemoryStats {
 }
 
 // Metrics writes one page in Prometheus' text form.
-func (b backend) Metrics(ctx context.Context, page string, w io.Writer) error {
+func (b *Agent) Metrics(ctx context.Context, page string, w io.Writer) error {
 	switch page {
 	case "resource", "cadvisor":
 		sum, err := b.Summary(ctx)

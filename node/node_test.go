@@ -46,6 +46,7 @@ type world struct {
 	dir    string
 	stop   func()
 	drain  func(context.Context, *corev1.Pod) error
+	config func(*node.Config)
 }
 
 func newWorld(t testing.TB) *world {
@@ -68,20 +69,29 @@ func newWorld(t testing.TB) *world {
 	w.start()
 	t.Cleanup(func() {
 		w.stop()
-		if out, _ := os.ReadFile("/proc/self/mountinfo"); true {
-			for line := range strings.Lines(string(out)) {
-				if f := strings.Fields(line); strings.HasPrefix(f[4], w.dir) {
-					umount(t, f[4])
-				}
-			}
-		}
+		w.unmountAll()
 	})
 	return w
 }
 
+// unmountAll takes away what the agent leaves for its successor.
+func (w *world) unmountAll() {
+	out, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		w.t.Error(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		if f := strings.Fields(line); strings.HasPrefix(f[4], w.dir) {
+			umount(w.t, f[4])
+		}
+	}
+}
+
+func (w *world) agentPods() []*corev1.Pod { return w.agent.Pods() }
+
 func (w *world) start() {
 	w.t.Helper()
-	a, err := node.New(node.Config{Name: "n1", Client: w.client, View: w.view, Shared: true, Engine: w.engine,
+	cfg := node.Config{Name: "n1", Client: w.client, View: w.view, Shared: true, Engine: w.engine,
 		Streams: node.StreamsOf(w.engine), DataDir: w.dir, LogDir: filepath.Join(w.dir, "log"), HostIPs: []string{"192.0.2.1"},
 		ClusterDNS: []string{"10.96.0.10"}, Drain: func(ctx context.Context, p *corev1.Pod) error {
 			if w.drain != nil {
@@ -89,7 +99,11 @@ func (w *world) start() {
 			}
 			return nil
 		},
-		Log: slog.New(slog.NewTextHandler(w.t.Output(), nil)), Eviction: node.Eviction{Off: true}})
+		Log: slog.New(slog.NewTextHandler(w.t.Output(), nil)), Eviction: node.Eviction{Off: true}}
+	if w.config != nil {
+		w.config(&cfg)
+	}
+	a, err := node.New(cfg)
 	if err != nil {
 		w.t.Fatal(err)
 	}
