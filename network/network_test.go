@@ -305,6 +305,42 @@ func TestRunRemovesLinks(t *testing.T) {
 	wg.Wait()
 }
 
+func TestManyAtOnce(t *testing.T) {
+	ctx := context.Background()
+	l := newLab(t, "one", nil, "10.1.0.0/24")
+	const pods = 24
+	var mu sync.Mutex
+	seen := map[string]bool{}
+	for round := range 3 {
+		var wg sync.WaitGroup
+		for i := range pods {
+			name := fmt.Sprintf("pod%d-%d", round, i)
+			ns := netlab.New(t, name)
+			wg.Go(func() {
+				ips, err := l.n.Setup(ctx, name, ns.Path(), nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				if seen[ips[0]] {
+					t.Errorf("%s was handed out again while others are free", ips[0])
+				}
+				seen[ips[0]] = true
+				mu.Unlock()
+				if err := l.n.Teardown(ctx, name, ns.Path()); err != nil {
+					t.Error(err)
+				}
+				ns.Close()
+			})
+		}
+		wg.Wait()
+	}
+	if err := l.n.Drain(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTableRemovedByOthers(t *testing.T) {
 	ctx := context.Background()
 	l := newLab(t, "one", nil, "10.1.0.0/24")

@@ -267,16 +267,17 @@ func (k *Kernel) frame(b *nft.Batch) {
 		{Name: "prerouting", Type: "nat", Hook: unix.NF_INET_PRE_ROUTING, Priority: -100},
 		{Name: "output", Type: "nat", Hook: unix.NF_INET_LOCAL_OUT, Priority: -100},
 		{Name: "postrouting", Type: "nat", Hook: unix.NF_INET_POST_ROUTING, Priority: 100},
-		{Name: "reject-input", Type: "filter", Hook: unix.NF_INET_LOCAL_IN},
-		{Name: "reject-forward", Type: "filter", Hook: unix.NF_INET_FORWARD},
-		{Name: "reject-output", Type: "filter", Hook: unix.NF_INET_LOCAL_OUT},
+		// Right behind the rewriting and before routing, which refuses to forward to
+		// where there is nothing (Linux 5.9 rejects here).
+		{Name: "reject-in", Type: "filter", Hook: unix.NF_INET_PRE_ROUTING, Priority: -90},
+		{Name: "reject-out", Type: "filter", Hook: unix.NF_INET_LOCAL_OUT, Priority: -90},
 		{Name: "services"}, {Name: "reject"}, {Name: "refuse"},
 	} {
 		b.AddChain(t, c)
 	}
 	b.AddRule(t, "prerouting", nft.Jump("services"))
 	b.AddRule(t, "output", nft.Jump("services"))
-	for _, hook := range []string{"reject-input", "reject-forward", "reject-output"} {
+	for _, hook := range []string{"reject-in", "reject-out"} {
 		b.AddRule(t, hook, nft.Exprs(nft.IsNew(), nft.NotDNAT(), nft.Jump("reject"))...)
 	}
 	b.AddRule(t, "refuse", nft.Exprs(nft.IsTCP(), nft.Reset())...)
