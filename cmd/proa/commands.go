@@ -139,6 +139,9 @@ func leftovers(ctx context.Context, cl cluster.Cluster) (bool, error) {
 	if err := deleteServiceRules(cl); err != nil {
 		return false, err
 	}
+	if err := unmountBelow(cl.DataDir); err != nil {
+		return false, err
+	}
 	return true, net.Clean(ctx)
 }
 
@@ -184,6 +187,11 @@ func deleteCommand(o *options) *cobra.Command {
 var ours = []string{"cluster.json", "pki", "store", "images", "engine", "pods", "plugins", "plugins_registry", "logs", "network", "bin", "seccomp", "proa.log", "admin.kubeconfig"}
 
 func removeData(cl cluster.Cluster) error {
+	for _, dir := range []string{cl.DataDir, cl.RunDir} {
+		if err := unmountBelow(dir); err != nil {
+			return err
+		}
+	}
 	for _, name := range ours {
 		if err := os.RemoveAll(cl.Path(name)); err != nil {
 			return fmt.Errorf("remove %q: %w", cl.Path(name), err)

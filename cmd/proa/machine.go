@@ -263,10 +263,13 @@ func (s *server) stopContainers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// A container that ignores SIGTERM holds the end of the cluster up for ten
+	// seconds at most, whatever its pod asks for.
+	const longest = 10
 	grace := map[string]int64{}
 	for p := range view.List[*corev1.Pod](s.view.Snapshot(), kind.Pod, "") {
 		if g := p.Spec.TerminationGracePeriodSeconds; g != nil {
-			grace[string(p.UID)] = *g
+			grace[string(p.UID)] = min(*g, longest)
 		}
 	}
 	errs := make([]error, len(list.Items))
@@ -291,6 +294,9 @@ func (s *server) stopContainers(ctx context.Context) error {
 		}
 	}
 	if err := m.engine.Purge(ctx); err != nil {
+		return err
+	}
+	if err := unmountBelow(s.cl.DataDir); err != nil {
 		return err
 	}
 	return m.network.Clean(ctx)

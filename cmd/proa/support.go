@@ -11,9 +11,11 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"proa.dev/cluster"
@@ -122,6 +124,30 @@ func hostPrefixes() []netip.Prefix {
 		}
 	}
 	return out
+}
+
+// unmountBelow takes away every mount in dir, the newest first: volumes of pods
+// that are gone.
+func unmountBelow(dir string) error {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return fmt.Errorf("find mounts below %q: %w", dir, err)
+	}
+	rows := strings.Split(strings.TrimSpace(string(data)), "\n")
+	for i := len(rows) - 1; i >= 0; i-- {
+		f := strings.Fields(rows[i])
+		if len(f) < 5 {
+			continue
+		}
+		at := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(f[4])
+		if !strings.HasPrefix(at, dir+"/") {
+			continue
+		}
+		if err := unix.Unmount(at, unix.MNT_DETACH); err != nil && err != unix.EINVAL && err != unix.ENOENT {
+			return fmt.Errorf("unmount %q: %w", at, err)
+		}
+	}
+	return nil
 }
 
 // adminEntry reads the administrator's credentials of a running cluster.
