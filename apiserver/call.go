@@ -255,10 +255,21 @@ func (s *Server) mutate(ctx context.Context, r *admit.Request) error {
 			continue
 		}
 		if err := p.Mutate(ctx, r); err != nil {
+			s.abandon(r)
 			return admissionError(r, p.Name, err)
 		}
 	}
 	return nil
+}
+
+// abandon gives back what mutating plugins promised to a request that fails
+// before the validating half has passed.
+func (s *Server) abandon(r *admit.Request) {
+	for _, p := range s.cfg.Admit {
+		if p.Mutate != nil && p.Release != nil {
+			p.Release(r)
+		}
+	}
 }
 
 // check runs the validating half. release must be called when the write did not
@@ -270,10 +281,15 @@ func (s *Server) check(ctx context.Context, r *admit.Request) (release func(), e
 			passed[i](r)
 		}
 	}
-	for _, p := range s.cfg.Admit {
+	for i, p := range s.cfg.Admit {
 		if p.Validate != nil {
 			if err := p.Validate(ctx, r); err != nil {
 				release()
+				for _, later := range s.cfg.Admit[i:] {
+					if later.Mutate != nil && later.Release != nil {
+						later.Release(r)
+					}
+				}
 				return nil, admissionError(r, p.Name, err)
 			}
 		}

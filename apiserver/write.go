@@ -178,10 +178,12 @@ func (s *Server) createManaged(ctx context.Context, c *call, obj kind.Object, o 
 	}()
 	if k.Validate != nil {
 		if errs := k.Validate(obj); len(errs) > 0 {
+			s.abandon(r)
 			return nil, invalid(k, obj.GetName(), errs)
 		}
 	}
 	if obj.GetName() == "" {
+		s.abandon(r)
 		return nil, invalid(k, "", field.ErrorList{field.Required(field.NewPath("metadata", "name"), "name or generateName is required")})
 	}
 	if k.Warnings != nil {
@@ -366,6 +368,7 @@ func (s *Server) modifyOnce(ctx context.Context, c *call, ch change, r *admit.Re
 	}()
 	if ch.door != nil && ch.door.ValidateUpdate != nil {
 		if errs := ch.door.ValidateUpdate(obj, old); len(errs) > 0 {
+			s.abandon(r)
 			return nil, false, invalid(k, c.name, errs)
 		}
 	}
