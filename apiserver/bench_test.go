@@ -15,9 +15,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"proa.dev/apiserver"
 	"proa.dev/apiserver/apitest"
 	"proa.dev/client"
 	"proa.dev/kind"
+	"proa.dev/store/disk"
 )
 
 func httpClient(b *testing.B, c *apitest.Cluster) *client.HTTP {
@@ -31,12 +33,19 @@ func httpClient(b *testing.B, c *apitest.Cluster) *client.HTTP {
 	return h
 }
 
-// BenchmarkCreate: ConfigMaps of 1 KB over HTTPS, Protobuf, memory store; client
-// and server share the machine.
+// BenchmarkCreate: ConfigMaps of 1 KB over HTTPS, Protobuf, each durable before it
+// is acknowledged; clients and server share the machine.
 func BenchmarkCreate(b *testing.B) {
 	for _, clients := range []int{1, 16, 64} {
 		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
-			c := apitest.Start(b, nil)
+			c := apitest.Start(b, func(cfg *apiserver.Config) {
+				cfg.Store.Close()
+				st, err := disk.Open(context.Background(), disk.Config{Dir: b.TempDir(), MinFreeBytes: -1})
+				if err != nil {
+					b.Fatal(err)
+				}
+				cfg.Store = st
+			})
 			value := strings.Repeat("x", 900)
 			var n atomic.Int64
 			var all sync.WaitGroup
