@@ -302,12 +302,12 @@ func (a *Agent) admit(p *corev1.Pod) (reason, message string) {
 		if w.uid == p.UID {
 			continue
 		}
-		s := w.state.Load()
-		if s.Stage >= pod.Cleaning || s.Pod == nil && w.latest.Status.Phase != corev1.PodPending && w.latest.Status.Phase != corev1.PodRunning && w.latest.Status.Phase != "" {
+		latest := w.pod()
+		if phase := latest.Status.Phase; w.state.Load().Stage >= pod.Cleaning || phase == corev1.PodSucceeded || phase == corev1.PodFailed {
 			continue
 		}
 		pods++
-		for name, q := range requests(w.latest) {
+		for name, q := range requests(latest) {
 			sum := used[name]
 			sum.Add(q)
 			used[name] = sum

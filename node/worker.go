@@ -59,6 +59,9 @@ func newWorker(a *Agent, p *corev1.Pod) *worker {
 	return w
 }
 
+// refreshLimit bounds one refresh of a pod's files.
+const refreshLimit = 5 * time.Second
+
 func (w *worker) post(e pod.Event) {
 	w.mu.Lock()
 	w.queue = append(w.queue, e)
@@ -183,6 +186,10 @@ func (w *worker) refreshVolumes(ctx context.Context) {
 	if s.Pod == nil || !s.Volumes.Done || s.Stage >= pod.Cleaning {
 		return
 	}
+	// In the worker's own goroutine, so that it never meets Unmount; bounded, so
+	// that an API that is away does not hold the pod up.
+	ctx, cancel := context.WithTimeout(ctx, refreshLimit)
+	defer cancel()
 	next, err := w.a.volumes.Refresh(ctx, w.facts())
 	if err != nil {
 		w.a.log.Warn("volumes keep their old content", "pod", w.namespace+"/"+w.name, "err", err)
