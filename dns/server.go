@@ -172,17 +172,13 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 	}()
 	for _, a := range s.cfg.Listen {
-		p, err := s.cfg.Network.ListenPacket(a)
+		p, l, err := s.open(a)
 		if err != nil {
-			return fmt.Errorf("listen for DNS on %s/udp: %w; free the port or choose another address", a, err)
+			return err
 		}
+		servers = append(servers, &dns.Server{PacketConn: p, UDPSize: dns.DefaultMsgSize},
+			&dns.Server{Listener: l, ReadTimeout: 5 * time.Second})
 		bound := p.LocalAddr().(*net.UDPAddr).AddrPort()
-		servers = append(servers, &dns.Server{PacketConn: p, UDPSize: dns.DefaultMsgSize})
-		l, err := s.cfg.Network.Listen(bound)
-		if err != nil {
-			return fmt.Errorf("listen for DNS on %s/tcp: %w; free the port or choose another address", bound, err)
-		}
-		servers = append(servers, &dns.Server{Listener: l, ReadTimeout: 5 * time.Second})
 		s.addrs = append(s.addrs, netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port()))
 	}
 	s.upstream.self = s.addrs
@@ -220,6 +216,26 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	wg.Wait()
 	return err
+}
+
+// open listens on both protocols of an address. With port 0 it may take more than
+// one try until a port is free for both.
+func (s *Server) open(a netip.AddrPort) (net.PacketConn, net.Listener, error) {
+	for try := 0; ; try++ {
+		p, err := s.cfg.Network.ListenPacket(a)
+		if err != nil {
+			return nil, nil, fmt.Errorf("listen for DNS on %s/udp: %w; free the port or choose another address", a, err)
+		}
+		bound := p.LocalAddr().(*net.UDPAddr).AddrPort()
+		l, err := s.cfg.Network.Listen(bound)
+		if err == nil {
+			return p, l, nil
+		}
+		p.Close()
+		if a.Port() != 0 || try == 10 {
+			return nil, nil, fmt.Errorf("listen for DNS on %s/tcp: %w; free the port or choose another address", bound, err)
+		}
+	}
 }
 
 // foreignLimit bounds how long one foreign question may take. Seconds are what

@@ -165,11 +165,7 @@ func service(name, ip string) *corev1.Service {
 // resolver starts an upstream server; answer may be nil for silence.
 func (l *lab) resolver(at string, answer func(*dns.Msg, string) *dns.Msg) {
 	l.t.Helper()
-	p, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	tl, err := net.Listen("tcp", p.LocalAddr().String())
+	p, tl, err := l.server.open(netip.MustParseAddrPort("127.0.0.1:0"))
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -194,6 +190,16 @@ func (l *lab) resolver(at string, answer func(*dns.Msg, string) *dns.Msg) {
 	l.network.mu.Lock()
 	l.network.to[netip.AddrPortFrom(netip.MustParseAddr(at), 53)] = netip.MustParseAddrPort(p.LocalAddr().String())
 	l.network.mu.Unlock()
+}
+
+// relook makes the server read the resolver file with the next question, and
+// adds addresses to its own.
+func (l *lab) relook(own ...netip.AddrPort) {
+	u := l.server.upstream
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.looked = time.Time{}
+	u.self = append(u.self, own...)
 }
 
 func says(ip string, ttl uint32) func(*dns.Msg, string) *dns.Msg {
@@ -351,12 +357,12 @@ func TestSlowAndBrokenResolvers(t *testing.T) {
 		}
 		return says("198.51.100.4", 0)(m, network)
 	})
-	l.server.upstream.looked = time.Time{}
+	l.relook()
 	l.files.set("nameserver 192.0.2.4\n")
 	l.want("big.example.com", dns.TypeA, "NOERROR 198.51.100.4")
 	l.want("old.example.com", dns.TypeA, "NOERROR 198.51.100.4")
 	// Nobody there.
-	l.server.upstream.looked = time.Time{}
+	l.relook()
 	l.files.set("search example.com\n")
 	l.want("b.example.com", dns.TypeA, "SERVFAIL")
 }
@@ -382,8 +388,7 @@ func TestNoLoops(t *testing.T) {
 	}
 	// Our own address in the file is passed over.
 	own := l.server.addrs[0].Addr().String()
-	l.server.upstream.self = append(l.server.upstream.self, netip.AddrPortFrom(l.server.addrs[0].Addr(), 53))
-	l.server.upstream.looked = time.Time{}
+	l.relook(netip.AddrPortFrom(l.server.addrs[0].Addr(), 53))
 	l.files.set("nameserver " + own + "\n")
 	before := l.network.count()
 	l.want("self.example.com", dns.TypeA, "SERVFAIL")

@@ -258,9 +258,9 @@ func (u *upstream) ask(ctx context.Context, file resolvers, m *dns.Msg, q questi
 	started, ended := 0, 0
 	start := func() {
 		if started < len(servers) {
-			server := servers[started]
+			server, own := servers[started], ask.Copy() // packing a message writes to it
 			started++
-			wg.Go(func() { results <- result{u.askOne(ctx, server, ask, file.timeout)} })
+			wg.Go(func() { results <- result{u.askOne(ctx, server, own, file.timeout)} })
 		}
 	}
 	start()
