@@ -19,7 +19,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"proa.dev/engine/image"
-	"proa.dev/engine/internal/helpers"
+	"proa.dev/engine/internal/binaries"
 )
 
 func TestMain(m *testing.M) {
@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	code := m.Run()
-	helpers.Remove()
+	binaries.Remove()
 	os.Exit(code)
 }
 
@@ -68,7 +68,7 @@ func newRig(t testing.TB) *rig {
 // start opens an engine on the rig's directories.
 func (r *rig) start() {
 	r.t.Helper()
-	monitor, runner, err := helpers.Paths()
+	monitor, runner, err := binaries.Paths()
 	if err != nil {
 		r.t.Fatal(err)
 	}

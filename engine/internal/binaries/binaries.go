@@ -1,7 +1,7 @@
-// Package helpers builds proa-monitor and proa-runner for tests, once per
+// Package binaries builds proa-monitor and proa-runner for tests, once per
 // machine and state of the sources: the go command's own cache makes the second
 // build cheap.
-package helpers
+package binaries
 
 import (
 	"fmt"
