@@ -100,7 +100,9 @@ func sameOwners(a, b kind.Object) bool {
 	})
 }
 
-func blocks(r metav1.OwnerReference) bool { return r.BlockOwnerDeletion != nil && *r.BlockOwnerDeletion }
+func blocks(r metav1.OwnerReference) bool {
+	return r.BlockOwnerDeletion != nil && *r.BlockOwnerDeletion
+}
 
 type collector struct {
 	kinds map[schema.GroupKind]*kind.Kind

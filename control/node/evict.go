@@ -62,21 +62,6 @@ func noExecute(n *corev1.Node) []corev1.Taint {
 	return out
 }
 
-// tolerates: an empty key tolerates every key with Exists, an empty effect every
-// effect.
-func tolerates(tol *corev1.Toleration, t *corev1.Taint) bool {
-	if tol.Effect != "" && tol.Effect != t.Effect || tol.Key != "" && tol.Key != t.Key {
-		return false
-	}
-	switch tol.Operator {
-	case corev1.TolerationOpExists:
-		return true
-	case "", corev1.TolerationOpEqual:
-		return tol.Key != "" && tol.Value == t.Value
-	}
-	return false
-}
-
 // PlanEviction deletes one pod when its toleration has run out, and else says
 // when that will be.
 func PlanEviction(s view.Snapshot, ref view.Ref, now time.Time) (act.List, time.Time) {
@@ -93,7 +78,7 @@ func PlanEviction(s view.Snapshot, ref view.Ref, now time.Time) (act.List, time.
 		tolerated := false
 		for i := range p.Spec.Tolerations {
 			tol := &p.Spec.Tolerations[i]
-			if !tolerates(tol, &t) {
+			if !workload.Tolerates(tol, &t) {
 				continue
 			}
 			tolerated = true

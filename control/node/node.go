@@ -44,7 +44,9 @@ func Part() control.Part {
 	return control.Part{
 		Name: "node-lifecycle-controller", Kind: kind.Node,
 		Begin: func(started time.Time) control.Plan {
-			return func(s view.Snapshot, ref view.Ref, now time.Time) (act.List, time.Time) { return Plan(s, ref, now, started) }
+			return func(s view.Snapshot, ref view.Ref, now time.Time) (act.List, time.Time) {
+				return Plan(s, ref, now, started)
+			}
 		},
 		Wakes: []control.Wake{{Kind: kind.Node, When: readyChanged, To: func(s view.Snapshot, _ kind.Object) []view.Ref {
 			// Whether all nodes are down matters to those that are.

@@ -4,10 +4,14 @@ package parts
 import (
 	"proa.dev/control"
 	"proa.dev/control/clusterrole"
+	"proa.dev/control/daemonset"
 	"proa.dev/control/deployment"
 	"proa.dev/control/endpointslice"
 	"proa.dev/control/garbage"
+	"proa.dev/control/loadbalancer"
 	"proa.dev/control/namespace"
+	"proa.dev/control/node"
+	"proa.dev/control/podgc"
 	"proa.dev/control/replicaset"
 	"proa.dev/control/rootca"
 	"proa.dev/control/serviceaccount"
@@ -28,5 +32,10 @@ func All(table *kind.Table, ca string) []control.Part {
 		deployment.Part(),
 		endpointslice.Part(),
 		endpointslice.EndpointsPart(),
+		daemonset.Part(),
+		node.Part(),
+		node.EvictPart(),
+		podgc.Part(),
+		loadbalancer.Part(),
 	}
 }

@@ -269,3 +269,18 @@ func Failed(k *kind.Kind, owner kind.Object, source string, failed act.Action, e
 	}
 	return nil, ""
 }
+
+// Tolerates says that a toleration covers a taint: an empty key tolerates every key with Exists, an empty effect every
+// effect.
+func Tolerates(tol *corev1.Toleration, t *corev1.Taint) bool {
+	if tol.Effect != "" && tol.Effect != t.Effect || tol.Key != "" && tol.Key != t.Key {
+		return false
+	}
+	switch tol.Operator {
+	case corev1.TolerationOpExists:
+		return true
+	case "", corev1.TolerationOpEqual:
+		return tol.Key != "" && tol.Value == t.Value
+	}
+	return false
+}
