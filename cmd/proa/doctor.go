@@ -7,7 +7,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"proa.dev/cluster"
 	"proa.dev/cluster/doctor"
+	"proa.dev/network"
 )
 
 func doctorCommand(o *options) *cobra.Command {
@@ -22,6 +24,9 @@ from running; warnings do not.`,
 				return err
 			}
 			cfg := doctor.Config{DataDir: cl.DataDir}
+			if card, err := cl.Load(); err == nil && !card.NoNode {
+				cfg.ForeignDrops = func() ([]string, error) { return obstacles(cl, card) }
+			}
 			if runningPID(cl) == 0 {
 				cfg.Ports = []int{6443, 10250}
 				if card, err := cl.Load(); err == nil {
@@ -58,4 +63,23 @@ from running; warnings do not.`,
 		}}
 	c.Flags().StringVarP(&output, "output", "o", "", "json, or nothing for a table")
 	return c
+}
+
+// obstacles names what others' rules do to forwarded traffic.
+func obstacles(cl cluster.Cluster, card cluster.Card) ([]string, error) {
+	nc, err := networkConfig(cl, card)
+	if err != nil {
+		return nil, err
+	}
+	n, err := network.New(nc)
+	if err != nil {
+		return nil, err
+	}
+	defer n.Close()
+	list, err := n.Obstacles()
+	var out []string
+	for _, o := range list {
+		out = append(out, o.What+" ("+o.Why+"; "+o.Fix+")")
+	}
+	return out, err
 }

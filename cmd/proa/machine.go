@@ -114,10 +114,10 @@ func (s *server) startNode(services netip.Prefix) error {
 		s.group.run("engine", m.engine.Run)
 		select {
 		case <-m.engine.Ready():
-			return nil
 		case <-s.group.ctx.Done():
 			return context.Cause(s.group.ctx)
 		}
+		return m.reconcile(s.group.ctx)
 	}); err != nil {
 		return err
 	}
@@ -125,6 +125,20 @@ func (s *server) startNode(services netip.Prefix) error {
 		return err
 	}
 	return s.timed("node", func() error { return s.startAgent(m, services) })
+}
+
+// reconcile frees the addresses and ports of sandboxes that ended while nobody
+// looked.
+func (m *machine) reconcile(ctx context.Context) error {
+	list, err := m.engine.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil {
+		return err
+	}
+	var live []string
+	for _, sb := range list.Items {
+		live = append(live, sb.Id)
+	}
+	return m.network.Reconcile(ctx, live)
 }
 
 // startServices runs the service proxy and DNS.
