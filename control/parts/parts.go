@@ -8,6 +8,7 @@ import (
 	"proa.dev/control/deployment"
 	"proa.dev/control/endpointslice"
 	"proa.dev/control/garbage"
+	"proa.dev/control/job"
 	"proa.dev/control/loadbalancer"
 	"proa.dev/control/namespace"
 	"proa.dev/control/node"
@@ -33,6 +34,9 @@ func All(table *kind.Table, ca string) []control.Part {
 		endpointslice.Part(),
 		endpointslice.EndpointsPart(),
 		daemonset.Part(),
+		job.Part(),
+		job.TTLPart(),
+		job.OrphanPart(),
 		node.Part(),
 		node.EvictPart(),
 		podgc.Part(),
