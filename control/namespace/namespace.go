@@ -1,8 +1,9 @@
 // Package namespace empties namespaces that are being deleted and lets them go
 // (Kubernetes docs, "Namespaces"; conditions as upstream reports them).
 //
-// Order: pods last of what owns nothing, since their graceful end needs the
-// objects they refer to (ConfigMaps, Secrets and ServiceAccounts go after them).
+// Order: pods first, and everything else once they are gone: their graceful end
+// needs what they refer to, and a NetworkPolicy has to hold as long as a pod runs
+// (KEP-5080).
 // The namespace keeps the finalizer "kubernetes" in spec.finalizers until nothing
 // is left in it.
 package namespace
@@ -58,9 +59,6 @@ func contents(table *kind.Table) []*kind.Kind {
 	return out
 }
 
-// neededByPods go when the pods are gone.
-var neededByPods = map[string]bool{"configmaps": true, "secrets": true, "serviceaccounts": true, "persistentvolumeclaims": true}
-
 // Plan deletes what can go now and reports what remains.
 func Plan(s view.Snapshot, table *kind.Table, ref view.Ref, now time.Time) act.List {
 	ns := view.Get[*corev1.Namespace](s, kind.Namespace, "", ref.Name)
@@ -82,11 +80,12 @@ func Plan(s view.Snapshot, table *kind.Table, ref view.Ref, now time.Time) act.L
 	}
 	for _, k := range contents(table) {
 		for o := range s.All(k, ns.Name) {
-			remaining[k.String()]++
+			// Upstream's form of the name, with a dot also for the core group.
+			remaining[k.Plural+"."+k.Group]++
 			for _, f := range o.GetFinalizers() {
 				finalizers[f]++
 			}
-			if o.GetDeletionTimestamp() != nil || pods && neededByPods[k.String()] {
+			if o.GetDeletionTimestamp() != nil || pods && k != kind.Pod {
 				continue
 			}
 			deletes = append(deletes, act.Delete{Target: view.RefOf(k, o), UID: o.GetUID(), Propagation: metav1.DeletePropagationBackground, Reason: "namespace-deleted"})
