@@ -34,6 +34,7 @@ down: ## stop the cluster, keeping its data
 	$(BIN)/proa down
 
 test: build images ## every test: units, scenarios, simulation, real containers
+	@tools/deps.sh test
 	$(GO) vet ./...
 	$(GO) test -timeout 25m ./...
 

@@ -1,12 +1,17 @@
 #!/usr/bin/env bash
-# Debian packages that building and testing need, installed once and only when
-# something is missing. Everything else comes from Go modules.
+# Debian packages that building needs, installed once and only when something is
+# missing; with the word test, also what tests need. Everything else comes from Go
+# modules.
 set -euo pipefail
 list=()
 command -v gcc >/dev/null || list+=(gcc libc6-dev)
 [ -e /usr/include/seccomp.h ] || list+=(libseccomp-dev)
 [ -e /bin/busybox ] || list+=(busybox-static)
 command -v mmdebstrap >/dev/null || list+=(mmdebstrap)
+if [ "${1:-}" = test ]; then
+  # tests look at web pages
+  command -v chromium >/dev/null || list+=(chromium fonts-dejavu-core)
+fi
 [ ${#list[@]} -eq 0 ] && exit 0
 echo "installing Debian packages: ${list[*]}"
 if [ "$(id -u)" -ne 0 ]; then
