@@ -71,6 +71,9 @@ func (n *Network) Up(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if n.cleaned {
+		return fmt.Errorf("bring network of cluster %q up: it was cleaned; make a new one", n.cfg.ClusterName)
+	}
 	if err := n.open(); err != nil {
 		return fmt.Errorf("bring network of cluster %q up: %w", n.cfg.ClusterName, err)
 	}

@@ -128,6 +128,7 @@ type Network struct {
 
 	up      sync.Mutex // held while the host is programmed
 	isUp    bool
+	cleaned bool // nothing is programmed any more
 	nl      *netlink.Handle
 	nft     *nft.Conn
 	raw     *rawLink
@@ -406,7 +407,7 @@ func (n *Network) Run(ctx context.Context) error {
 				updates = nil // the callback has said so
 				continue
 			}
-			if err := n.forwardHostLinks(); err != nil {
+			if err := n.followHostLinks(); err != nil {
 				n.log.Warn("forwarding not switched on", "err", err)
 			}
 		case <-n.doomWake:
@@ -418,6 +419,17 @@ func (n *Network) Run(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// followHostLinks does nothing once the host is cleaned: that changes addresses
+// too, and Run may still be there to see it.
+func (n *Network) followHostLinks() error {
+	n.up.Lock()
+	defer n.up.Unlock()
+	if !n.isUp {
+		return nil
+	}
+	return n.forwardHostLinks()
 }
 
 // reapDelay is how long a marked link may wait for its namespace to end, and with
@@ -487,6 +499,10 @@ func (n *Network) Clean(ctx context.Context) error {
 		return fmt.Errorf("remove network of cluster %q: %w", n.cfg.ClusterName, err)
 	}
 	n.closeSockets()
+	n.cleaned = true
+	n.mu.Lock()
+	clear(n.doomed)
+	n.mu.Unlock()
 	if err := os.RemoveAll(filepath.Join(n.cfg.StateDir, "sandboxes")); err != nil {
 		return fmt.Errorf("remove network of cluster %q: %w", n.cfg.ClusterName, err)
 	}
