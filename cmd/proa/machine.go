@@ -23,6 +23,7 @@ import (
 	"proa.dev/dns"
 	"proa.dev/engine"
 	"proa.dev/engine/image"
+	criserve "proa.dev/engine/serve"
 	"proa.dev/kind"
 	"proa.dev/network"
 	"proa.dev/node"
@@ -112,6 +113,7 @@ func (s *server) startNode(services netip.Prefix) error {
 		}
 		s.group.run("network", m.network.Run)
 		s.group.run("engine", m.engine.Run)
+		s.group.run("CRI socket", func(ctx context.Context) error { return criserve.Serve(ctx, m.engine, s.cl.Run("cri.sock")) })
 		select {
 		case <-m.engine.Ready():
 		case <-s.group.ctx.Done():
