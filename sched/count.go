@@ -1,57 +1,30 @@
 package sched
 
 import (
-	corev1 "k8s.io/api/core/v1"
+	"slices"
 
-	"proa.dev/kind"
-	"proa.dev/view"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // topology numbers the values of one node label: ids[row] is the value's number,
 // -1 where the node has none.
 type topology struct {
+	key  string
 	gen  int64
 	ids  []int32
 	size int
 }
 
-// counter counts the placed pods that a term means, by row.
-type counter struct {
-	term
-	live  bool // leaves out pods that are being deleted (topology spread)
-	rows  []int32
-	total int64
-}
-
-// antiTerm is a required anti-affinity term of placed pods, by row.
-type antiTerm struct {
-	term
-	rows  []int32
-	total int64
-}
-
-// likeTerm is a preference of placed pods for (or against) what its term means;
-// weights are summed by row.
-type likeTerm struct {
-	term
-	rows  []int64
-	total int64 // pods, to know when it can go
-}
-
-// maxCounters bounds the terms that are kept counted; past it all are dropped and
-// counted anew when asked for.
-const maxCounters = 512
-
-// hardWeight is what a required affinity term of a placed pod counts as in scores
-// of pods that it means.
-const hardWeight = 1
-
-func (t *Table) topology(key string, cache map[string]*topology) *topology {
-	tp := cache[key]
+// topology of a label, as nodes are labelled now.
+func (t *Table) topology(key string) *topology {
+	tp := t.topologies[key]
 	if tp != nil && tp.gen == t.static {
 		return tp
 	}
-	tp = &topology{gen: t.static, ids: make([]int32, len(t.nodes))}
+	if tp == nil && len(t.topologies) > 256 {
+		clear(t.topologies)
+	}
+	tp = &topology{key: key, gen: t.static, ids: make([]int32, len(t.nodes))}
 	numbers := map[string]int32{}
 	for row, n := range t.nodes {
 		tp.ids[row] = -1
@@ -70,115 +43,190 @@ func (t *Table) topology(key string, cache map[string]*topology) *topology {
 		tp.ids[row] = id
 	}
 	tp.size = len(numbers)
-	cache[key] = tp
+	t.topologies[key] = tp
 	return tp
 }
 
-// counts of a term by row; made on first use.
-func (t *Table) counts(m *term, live bool) *counter {
-	id := m.id
-	if live {
-		id += "\x00live"
-	}
-	c := t.counters[id]
-	if c == nil {
-		if len(t.counters) >= maxCounters {
-			clear(t.counters)
-		}
-		c = &counter{term: *m, live: live, rows: make([]int32, len(t.nodes))}
-		for row, n := range t.nodes {
-			if n == nil {
-				continue
-			}
-			for _, p := range n.pods {
-				if c.means(t, p) {
-					c.rows[row]++
-					c.total++
-				}
-			}
-		}
-		t.counters[id] = c
-	}
-	for len(c.rows) < len(t.nodes) {
+// tally sums something about placed pods by row, and by the values of its term's
+// topology: the pods that the term means (counters), the pods that have the term
+// (anti), or their weights (likes).
+type tally struct {
+	term
+	id     string
+	live   bool // leaves out pods that are being deleted (topology spread)
+	rows   []int32
+	pods   int64     // how many contribute
+	values []int64   // by value of topo
+	topo   *topology // nil: values are to be made
+	used   int64
+}
+
+func (c *tally) add(row int, n, pods int64) {
+	for len(c.rows) <= row {
 		c.rows = append(c.rows, 0)
 	}
+	c.rows[row] += int32(n)
+	c.pods += pods
+	if c.topo == nil {
+		return
+	}
+	if row >= len(c.topo.ids) {
+		c.topo = nil
+		return
+	}
+	if id := c.topo.ids[row]; id >= 0 {
+		c.values[id] += n
+	}
+}
+
+// byValue sums a tally over the values of its topology. The result is the
+// tally's own.
+func (t *Table) byValue(c *tally) ([]int64, *topology) {
+	tp := t.topology(c.key)
+	if c.topo == tp {
+		return c.values, tp
+	}
+	c.topo = tp
+	c.values = make([]int64, tp.size)
+	for row, n := range c.rows {
+		if n != 0 && row < len(tp.ids) && tp.ids[row] >= 0 {
+			c.values[tp.ids[row]] += int64(n)
+		}
+	}
+	return c.values, tp
+}
+
+// tallies is a set of tallies that finds those whose term may mean a pod without
+// asking each: by namespace and one of the labels that the term wants.
+type tallies struct {
+	byID map[string]*tally
+	hook map[string][]*tally
+	buf  []byte
+}
+
+func newTallies() tallies { return tallies{byID: map[string]*tally{}, hook: map[string][]*tally{}} }
+
+func (x *tallies) insert(c *tally) {
+	x.byID[c.id] = c
+	x.hook[c.hook] = append(x.hook[c.hook], c)
+}
+
+func (x *tallies) delete(c *tally) {
+	delete(x.byID, c.id)
+	list := x.hook[c.hook]
+	if list = slices.DeleteFunc(list, func(o *tally) bool { return o == c }); len(list) == 0 {
+		delete(x.hook, c.hook)
+	} else {
+		x.hook[c.hook] = list
+	}
+}
+
+func (x *tallies) forget(which func(*tally) bool) {
+	for _, c := range x.byID {
+		if which(c) {
+			x.delete(c)
+		}
+	}
+}
+
+// each calls f for the tallies whose term may mean o: all that do are among them.
+func (x *tallies) each(o *corev1.Pod, f func(*tally)) {
+	if len(x.byID) == 0 {
+		return
+	}
+	for _, c := range x.hook[""] {
+		f(c)
+	}
+	b := append(append(x.buf[:0], o.Namespace...), 0)
+	for _, c := range x.hook[string(b)] {
+		f(c)
+	}
+	n := len(b)
+	for k, v := range o.Labels {
+		b = append(append(append(b[:n], k...), '='), v...)
+		for _, c := range x.hook[string(b)] {
+			f(c)
+		}
+	}
+	x.buf = b
+}
+
+// tallyBytes bounds what the counters take; those not used for longest go.
+const tallyBytes = 64 << 20
+
+func (t *Table) maxCounters() int { return max(tallyBytes/(12*(len(t.nodes)+64)), 256) }
+
+// counts of the placed pods that a term means; made on first use.
+func (t *Table) counts(m *term, live bool) *tally {
+	id := m.id
+	if live {
+		id = m.liveID
+	}
+	t.used++
+	if c := t.counters.byID[id]; c != nil {
+		c.used = t.used
+		return c
+	}
+	if limit := t.maxCounters(); len(t.counters.byID) >= limit {
+		old := make([]int64, 0, limit)
+		for _, c := range t.counters.byID {
+			old = append(old, c.used)
+		}
+		slices.Sort(old)
+		line := old[len(old)/4]
+		t.counters.forget(func(c *tally) bool { return c.used <= line })
+	}
+	c := &tally{term: *m, id: id, live: live, rows: make([]int32, len(t.nodes)), used: t.used}
+	for row, n := range t.nodes {
+		if n == nil {
+			continue
+		}
+		for _, p := range n.pods {
+			if c.means(t, p) {
+				c.add(row, 1, 1)
+			}
+		}
+	}
+	t.counters.insert(c)
 	return c
 }
 
-func (c *counter) means(t *Table, p *Pod) bool {
+func (c *tally) means(t *Table, p *Pod) bool {
 	return (!c.live || p.Object.DeletionTimestamp == nil) && t.matches(&c.term, p.Object)
 }
 
-// count adds or takes a placed pod in all counters.
-func (t *Table) count(row int, p *Pod, sign int) {
-	for _, c := range t.counters {
+// hardWeight is what a required affinity term of a placed pod counts as in scores
+// of pods that it means.
+const hardWeight = 1
+
+// count adds (sign 1) or takes away a pod on a row in all tallies.
+func (t *Table) count(row int, p *Pod, sign int64) {
+	t.counters.each(p.Object, func(c *tally) {
 		if c.means(t, p) {
-			for len(c.rows) <= row {
-				c.rows = append(c.rows, 0)
-			}
-			c.rows[row] += int32(sign)
-			c.total += int64(sign)
+			c.add(row, sign, sign)
 		}
-	}
+	})
 	for i := range p.antiAffinity {
-		m := &p.antiAffinity[i]
-		a := t.anti[m.id]
-		if a == nil {
-			a = &antiTerm{term: *m}
-			t.anti[m.id] = a
-		}
-		for len(a.rows) <= row {
-			a.rows = append(a.rows, 0)
-		}
-		a.rows[row] += int32(sign)
-		if a.total += int64(sign); a.total == 0 {
-			delete(t.anti, m.id)
-		}
+		t.contribute(&t.anti, row, &p.antiAffinity[i], p.antiAffinity[i].id, 1, sign)
 	}
 	for i := range p.prefer {
-		t.like(row, &p.prefer[i].term, p.prefer[i].weight, sign)
+		t.contribute(&t.likes, row, &p.prefer[i].term, p.prefer[i].id, p.prefer[i].weight, sign)
 	}
 	for i := range p.preferNot {
-		t.like(row, &p.preferNot[i].term, -p.preferNot[i].weight, sign)
+		t.contribute(&t.likes, row, &p.preferNot[i].term, p.preferNot[i].notID, -p.preferNot[i].weight, sign)
 	}
 	for i := range p.affinity {
-		t.like(row, &p.affinity[i], hardWeight, sign)
+		t.contribute(&t.likes, row, &p.affinity[i], p.affinity[i].id, hardWeight, sign)
 	}
 }
 
-func (t *Table) like(row int, m *term, weight int64, sign int) {
-	id := m.id
-	if weight < 0 {
-		id += "\x00not"
+func (t *Table) contribute(x *tallies, row int, m *term, id string, weight, sign int64) {
+	c := x.byID[id]
+	if c == nil {
+		c = &tally{term: *m, id: id}
+		x.insert(c)
 	}
-	l := t.likes[id]
-	if l == nil {
-		l = &likeTerm{term: *m}
-		t.likes[id] = l
+	if c.add(row, sign*weight, sign); c.pods == 0 {
+		x.delete(c)
 	}
-	for len(l.rows) <= row {
-		l.rows = append(l.rows, 0)
-	}
-	l.rows[row] += weight * int64(sign)
-	if l.total += int64(sign); l.total == 0 {
-		delete(t.likes, id)
-	}
-}
-
-// byValue sums rows over the values of a topology.
-func byValue[N int32 | int64](rows []N, tp *topology) []int64 {
-	out := make([]int64, tp.size)
-	for row, n := range rows {
-		if n != 0 && row < len(tp.ids) && tp.ids[row] >= 0 {
-			out[tp.ids[row]] += int64(n)
-		}
-	}
-	return out
-}
-
-func (t *Table) namespaceLabels(name string) map[string]string {
-	if ns := view.Get[*corev1.Namespace](t.snapshot, kind.Namespace, "", name); ns != nil {
-		return ns.Labels
-	}
-	return nil
 }

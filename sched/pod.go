@@ -1,13 +1,17 @@
 package sched
 
 import (
+	"encoding/binary"
 	"hash/fnv"
+	"maps"
+	"slices"
 	"sort"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
 
 	"proa.dev/kind/usage"
 )
@@ -22,7 +26,7 @@ const (
 // Pod is a pod as placement sees it: requests as numbers, selectors compiled.
 type Pod struct {
 	Object *corev1.Pod
-	on     string
+	on     string // node that it occupies, or that it is nominated for
 	row    int
 
 	cpu, mem, disk   int64
@@ -30,6 +34,8 @@ type Pod struct {
 	extended         map[corev1.ResourceName]int64
 	ports            []port
 	classKey         string
+	shapeKey         string
+	hash             uint64 // of the UID
 
 	affinity, antiAffinity []term // required
 	prefer, preferNot      []weighted
@@ -39,6 +45,9 @@ type Pod struct {
 // term is a pod affinity term, compiled. id is the same for equal terms.
 type term struct {
 	id         string
+	liveID     string // id of the tally that leaves out pods that are being deleted
+	notID      string // id of the tally with the opposite sign
+	hook       string // what the labels of a pod that it means lead to (tallies.each)
 	key        string // topology key
 	selector   labels.Selector
 	namespaces map[string]bool
@@ -66,6 +75,9 @@ func (p *Pod) Priority() int32 {
 	}
 	return 0
 }
+
+// IsSocial says whether other pods' placement decides where this one may go.
+func (p *Pod) IsSocial() bool { return len(p.affinity)+len(p.antiAffinity)+len(p.spread) > 0 }
 
 // NewPod compiles a pod. Broken selectors select nothing; validation refuses them
 // long before.
@@ -124,7 +136,51 @@ func NewPod(o *corev1.Pod) *Pod {
 		p.spread = append(p.spread, s)
 	}
 	p.classKey = classKey(o)
+	p.shapeKey = p.shape()
+	p.hash = hashOf(string(o.UID))
 	return p
+}
+
+// hashOf is FNV-1a.
+func hashOf(s string) uint64 {
+	h := uint64(14695981039346656037)
+	for i := 0; i < len(s); i++ {
+		h = (h ^ uint64(s[i])) * 1099511628211
+	}
+	return h
+}
+
+// shape is equal for pods that fit on the same nodes and score the same there,
+// other pods' labels and volumes aside.
+func (p *Pod) shape() string {
+	b := make([]byte, 0, 128)
+	number := func(n int64) { b = binary.AppendVarint(b, n) }
+	text := func(s string) { number(int64(len(s))); b = append(b, s...) }
+	text(p.classKey)
+	text(p.Object.Spec.NodeName)
+	number(p.cpu)
+	number(p.mem)
+	number(p.disk)
+	number(p.seenCPU)
+	number(p.seenMem)
+	for _, name := range slices.Sorted(maps.Keys(p.extended)) {
+		text(string(name))
+		number(p.extended[name])
+	}
+	text("")
+	for _, q := range p.ports {
+		text(q.ip)
+		text(string(q.proto))
+		number(int64(q.n))
+	}
+	text("")
+	for i := range p.Object.Spec.InitContainers {
+		text(p.Object.Spec.InitContainers[i].Image)
+	}
+	for i := range p.Object.Spec.Containers {
+		text(p.Object.Spec.Containers[i].Image)
+	}
+	return string(b)
 }
 
 func (p *Pod) addPorts(c *corev1.Container) {
@@ -209,13 +265,27 @@ func compile(o *corev1.Pod, key string, s *metav1.LabelSelector, namespaces []st
 	if t.nsSelector != nil {
 		t.id += "\x00" + t.nsSelector.String()
 	}
+	t.liveID, t.notID = t.id+"\x00live", t.id+"\x00not"
+	if len(names) == 1 && t.nsSelector == nil {
+		t.hook = names[0] + "\x00"
+		if want, selectable := sel.Requirements(); selectable {
+			for i := range want {
+				if op := want[i].Operator(); op == selection.Equals || op == selection.In || op == selection.DoubleEquals {
+					if v := want[i].ValuesUnsorted(); len(v) == 1 {
+						t.hook += want[i].Key() + "=" + v[0]
+						break
+					}
+				}
+			}
+		}
+	}
 	return t
 }
 
 // matches says whether a term means a pod.
 func (t *Table) matches(m *term, p *corev1.Pod) bool {
 	if !m.namespaces[p.Namespace] {
-		if m.nsSelector == nil || !m.nsSelector.Matches(labels.Set(t.namespaceLabels(p.Namespace))) {
+		if m.nsSelector == nil || !m.nsSelector.Matches(labels.Set(t.namespaces[p.Namespace])) {
 			return false
 		}
 	}
@@ -226,7 +296,7 @@ func (t *Table) matches(m *term, p *corev1.Pod) bool {
 func classKey(o *corev1.Pod) string {
 	s := &o.Spec
 	if len(s.NodeSelector) == 0 && (s.Affinity == nil || s.Affinity.NodeAffinity == nil) && plainTolerations(s.Tolerations) {
-		return ""
+		return [...]string{"bare", "", "usual"}[len(s.Tolerations)]
 	}
 	h := fnv.New128a()
 	keys := make([]string, 0, len(s.NodeSelector))
@@ -253,17 +323,18 @@ func classKey(o *corev1.Pod) string {
 	return string(h.Sum(nil))
 }
 
-// plainTolerations are the two that admission gives every pod: they are about
-// NoExecute and change nothing here but for the taints' own key.
+// plainTolerations are none, or the two that admission gives every pod: one for
+// each of two taints.
 func plainTolerations(list []corev1.Toleration) bool {
 	if len(list) != 2 {
 		return len(list) == 0
 	}
-	for _, t := range list {
+	for i := range list {
+		t := &list[i]
 		if t.Effect != corev1.TaintEffectNoExecute || t.Operator != corev1.TolerationOpExists || t.TolerationSeconds == nil ||
 			t.Key != corev1.TaintNodeNotReady && t.Key != corev1.TaintNodeUnreachable {
 			return false
 		}
 	}
-	return true
+	return list[0].Key != list[1].Key
 }

@@ -2,6 +2,7 @@ package sched
 
 import (
 	"sort"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -22,41 +23,59 @@ type Preemption struct {
 // candidates bounds the nodes that are looked at: a tenth of them, at least 100.
 func candidates(n int) int { return max(n/10, min(n, 100)) }
 
+// Why preemption does not help, worded as upstream's.
+const (
+	whyNever      = "not eligible due to preemptionPolicy=Never."
+	whyNotHelpful = "Preemption is not helpful for scheduling"
+	whyNoVictims  = "No preemption victims found for incoming pod"
+)
+
 // Preempt looks for the node where evicting pods of lower priority lets p fit,
 // and chooses by: fewest violated disruption budgets, lowest highest priority of
 // a victim, lowest sum of priorities, fewest victims, youngest of the highest
-// victims. d is what Place said.
-func (t *Table) Preempt(p *Pod, d Decision) (best Preemption, ok bool) {
+// victims. d is what Place said. When there is none, why says so as upstream does.
+func (t *Table) Preempt(p *Pod, d Decision) (best Preemption, why string) {
 	if pol := p.Object.Spec.PreemptionPolicy; pol != nil && *pol == corev1.PreemptNever {
-		return best, false
+		return best, whyNever
 	}
 	var bestCost cost
-	budget := candidates(len(d.resolvable))
+	found := false
+	left := candidates(len(d.resolvable))
 	offset := 0
 	if len(d.resolvable) > 0 {
 		offset = int(tie(p, 0) % uint64(len(d.resolvable)))
 	}
+	reasons := map[string]int{}
+	if n := d.Considered - len(d.resolvable); n > 0 {
+		reasons[whyNotHelpful] = n
+	}
 	budgets := t.budgets()
 	for i := range d.resolvable {
-		if budget == 0 {
+		if left == 0 {
 			break
 		}
 		row := d.resolvable[(i+offset)%len(d.resolvable)]
-		victims, violations, fits := t.victims(row, p, budgets)
-		if !fits {
+		victims, violations, why := t.victims(row, p, budgets)
+		if why != "" {
+			for _, w := range strings.Split(why, "\x00") {
+				reasons[w]++
+			}
 			continue
 		}
-		budget--
+		left--
 		c := costOf(victims, violations)
-		if !ok || c.less(bestCost) {
-			ok, bestCost = true, c
+		if !found || c.less(bestCost) {
+			found, bestCost = true, c
 			best = Preemption{Node: t.nodes[row].name}
 			for _, v := range victims {
 				best.Victims = append(best.Victims, v.Object)
 			}
 		}
 	}
-	return best, ok
+	if !found {
+		return best, message(d.Considered, reasons)
+	}
+	return best, ""
 }
 
 type cost struct {
@@ -101,8 +120,8 @@ func costOf(victims []*Pod, violations int) cost {
 
 // victims takes all pods of lower priority off a node, and if p fits then, puts
 // back as many as possible: first those whose budget would be violated, and the
-// more important before the less.
-func (t *Table) victims(row int, p *Pod, budgets []*budget) (victims []*Pod, violations int, fits bool) {
+// more important before the less. why is empty if p fits.
+func (t *Table) victims(row int, p *Pod, budgets []*budget) (victims []*Pod, violations int, why string) {
 	var lower []*Pod
 	for _, q := range t.nodes[row].pods {
 		if q.Priority() < p.Priority() {
@@ -110,29 +129,29 @@ func (t *Table) victims(row int, p *Pod, budgets []*budget) (victims []*Pod, vio
 		}
 	}
 	if len(lower) == 0 {
-		return nil, 0, false
+		return nil, 0, whyNoVictims
 	}
 	for _, q := range lower {
-		t.drop(q)
+		t.take(q)
 	}
+	victims = lower // put back by the deferred call if nothing else is decided
 	defer func() {
 		for _, q := range victims {
-			t.put(q, t.nodes[row].name)
+			t.put(q, row)
 		}
 	}()
-	victims = lower // put back by the deferred call if nothing else is decided
-	if why, _ := t.filters(p).check(row); why != "" {
-		return victims, 0, false
+	if why, _ := t.check(t.filters(p), row); why != "" {
+		return victims, 0, why
 	}
 	sort.SliceStable(lower, func(i, j int) bool { return moreImportant(lower[i], lower[j]) })
 	violating, rest := splitByBudget(lower, budgets)
 	var out []*Pod
 	keep := func(q *Pod) bool {
-		t.put(q, t.nodes[row].name)
-		if why, _ := t.filters(p).check(row); why == "" {
+		t.put(q, row)
+		if why, _ := t.check(t.filters(p), row); why == "" {
 			return true
 		}
-		t.drop(q)
+		t.take(q)
 		out = append(out, q)
 		return false
 	}
@@ -145,7 +164,7 @@ func (t *Table) victims(row int, p *Pod, budgets []*budget) (victims []*Pod, vio
 		keep(q)
 	}
 	victims = out
-	return out, violations, true
+	return out, violations, ""
 }
 
 func moreImportant(a, b *Pod) bool {

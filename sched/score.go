@@ -2,9 +2,14 @@ package sched
 
 import (
 	"math"
+	"slices"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"proa.dev/kind"
+	"proa.dev/view"
 )
 
 // Weights of the scores, as in upstream's default profile; each is 0 to 100.
@@ -19,17 +24,18 @@ const (
 	maxScore      = 100
 	imageLow      = 23 << 20
 	imageHighPerC = 1000 << 20
-	hostname      = "kubernetes.io/hostname"
+	hostname      = corev1.LabelHostname
+	zone          = corev1.LabelTopologyZone
 )
 
 // best of the rows that fit.
-func (t *Table) best(p *Pod, f *filters, fits []int) (row int, score int64) {
+func (t *Table) best(p *Pod, f *filters, sh *shape, fits []int) (row int, score int64) {
 	if len(fits) == 1 {
 		return fits[0], 0
 	}
-	total := make([]int64, len(fits))
+	total := grown(&t.scratch.total, len(fits))
 	for i, row := range fits {
-		total[i] = weightFit*t.least(row, p) + weightBalance*t.balance(row, p)
+		total[i] = sh.base[row]
 	}
 	if f.class.anyT {
 		addScaled(total, pickRows(f.class.taints, fits), weightTaints, true)
@@ -37,8 +43,7 @@ func (t *Table) best(p *Pod, f *filters, fits []int) (row int, score int64) {
 	if f.class.anyL {
 		addScaled(total, pickRows(f.class.likes, fits), weightNode, false)
 	}
-	t.scoreImages(p, fits, total)
-	t.scorePods(p, f, fits, total)
+	t.scorePods(p, fits, total)
 	t.scoreSpread(p, f, fits, total)
 	bestAt, bestTie := 0, tie(p, fits[0])
 	for i := 1; i < len(fits); i++ {
@@ -50,6 +55,16 @@ func (t *Table) best(p *Pod, f *filters, fits []int) (row int, score int64) {
 		}
 	}
 	return fits[bestAt], total[bestAt]
+}
+
+// grown is *s with n zeros, in the same memory if it is enough.
+func grown[T any](s *[]T, n int) []T {
+	if cap(*s) < n {
+		*s = make([]T, n+n/4)
+	}
+	out := (*s)[:n]
+	clear(out)
+	return out
 }
 
 func pickRows(column []int64, rows []int) []int64 {
@@ -100,39 +115,34 @@ func (t *Table) balance(row int, p *Pod) int64 {
 	return int64((1 - math.Abs(c-m)/2) * maxScore)
 }
 
-// scoreImages prefers nodes that have the pod's images, more so images that many
-// nodes have, lest all pods of one image pile up where it first was.
-func (t *Table) scoreImages(p *Pod, fits []int, total []int64) {
+// imagesOf are the pod's images as nodes have them, nil for one that none has.
+func (t *Table) imagesOf(p *Pod) []*imageUse {
 	if len(t.images) == 0 {
-		return
+		return nil
 	}
-	n := int64(len(t.rows))
-	sum := make([]int64, len(fits))
-	count := int64(0)
-	each := func(c *corev1.Container) {
-		count++
-		u := t.images[normalized(c.Image)]
-		if u == nil {
-			return
-		}
-		share := u.size * int64(len(u.nodes)) / n
-		for i, row := range fits {
-			if u.nodes[row] {
-				sum[i] += share
-			}
+	var out []*imageUse
+	for _, list := range [][]corev1.Container{p.Object.Spec.InitContainers, p.Object.Spec.Containers} {
+		for i := range list {
+			out = append(out, t.images[normalized(list[i].Image)])
 		}
 	}
-	for i := range p.Object.Spec.InitContainers {
-		each(&p.Object.Spec.InitContainers[i])
+	return out
+}
+
+// imageScore prefers nodes that have the pod's images, more so images that many
+// nodes have, lest all pods of one image pile up where it first was.
+func (t *Table) imageScore(images []*imageUse, row int) int64 {
+	if len(images) == 0 {
+		return 0
 	}
-	for i := range p.Object.Spec.Containers {
-		each(&p.Object.Spec.Containers[i])
+	var sum int64
+	for _, u := range images {
+		if u != nil && u.nodes[row] {
+			sum += u.size * int64(len(u.nodes)) / int64(t.present)
+		}
 	}
-	high := int64(imageHighPerC) * count
-	for i, s := range sum {
-		s = min(max(s, imageLow), high)
-		total[i] += weightImages * maxScore * (s - imageLow) / (high - imageLow)
-	}
+	high := int64(imageHighPerC) * int64(len(images))
+	return maxScore * (min(max(sum, imageLow), high) - imageLow) / (high - imageLow)
 }
 
 // normalized gives a name without a tag the tag latest, as nodes report it.
@@ -147,11 +157,12 @@ func normalized(name string) string {
 
 // scorePods weighs preferred affinity: the pod's own terms against placed pods,
 // and placed pods' terms against the pod.
-func (t *Table) scorePods(p *Pod, f *filters, fits []int, total []int64) {
+func (t *Table) scorePods(p *Pod, fits []int, total []int64) {
 	var sum []int64
-	add := func(tp *topology, values []int64, weight int64) {
+	add := func(c *tally, weight int64) {
+		values, tp := t.byValue(c)
 		if sum == nil {
-			sum = make([]int64, len(fits))
+			sum = grown(&t.scratch.sum, len(fits))
 		}
 		for i, row := range fits {
 			if id := tp.ids[row]; id >= 0 {
@@ -161,33 +172,27 @@ func (t *Table) scorePods(p *Pod, f *filters, fits []int, total []int64) {
 	}
 	own := func(list []weighted, sign int64) {
 		for i := range list {
-			c := t.counts(&list[i].term, false)
-			if c.total > 0 {
-				tp := t.topology(list[i].key, f.topo)
-				add(tp, byValue(c.rows, tp), sign*list[i].weight)
+			if c := t.counts(&list[i].term, false); c.pods > 0 {
+				add(c, sign*list[i].weight)
 			}
 		}
 	}
 	own(p.prefer, 1)
 	own(p.preferNot, -1)
-	for _, l := range t.likes {
+	t.likes.each(p.Object, func(l *tally) {
 		if t.matches(&l.term, p.Object) {
-			tp := t.topology(l.key, f.topo)
-			add(tp, byValue(l.rows, tp), 1)
+			add(l, 1)
 		}
-	}
+	})
 	if sum == nil {
 		return
 	}
-	low, high := sum[0], sum[0]
-	for _, s := range sum {
-		low, high = min(low, s), max(high, s)
-	}
+	low, high := slices.Min(sum), slices.Max(sum)
 	if high == low {
 		return
 	}
 	for i, s := range sum {
-		total[i] += weightPods * maxScore * (s - low) / (high - low)
+		total[i] += weightPods * (maxScore * (s - low) / (high - low))
 	}
 }
 
@@ -207,16 +212,16 @@ func (t *Table) scoreSpread(p *Pod, f *filters, fits []int, total []int64) {
 	if len(soft) == 0 {
 		return
 	}
-	sum := make([]float64, len(fits))
-	skip := make([]bool, len(fits))
+	sum := grown(&t.scratch.spread, len(fits))
+	skip := grown(&t.scratch.skip, len(fits))
 	for i := range soft {
 		s := &soft[i]
-		sf := t.spreadFilter(f, s)
-		weight := math.Log(float64(sf.topo.size + 2))
+		sf := t.spreadFilter(f, s, p.spread)
+		weight := math.Log(float64(t.domains(sf.topo, fits) + 2))
 		for j, row := range fits {
 			id := sf.topo.ids[row]
 			if id < 0 {
-				skip[j] = len(p.spread) > 0
+				skip[j] = skip[j] || len(p.spread) > 0
 				continue
 			}
 			sum[j] += float64(sf.counts[id])*weight + float64(s.maxSkew-1)
@@ -228,33 +233,82 @@ func (t *Table) scoreSpread(p *Pod, f *filters, fits []int, total []int64) {
 			low, high = min(low, v), max(high, v)
 		}
 	}
+	scale := maxScore / high
 	for j, v := range sum {
 		switch {
 		case skip[j]:
 		case high == 0:
 			total[j] += weightSpread * maxScore
 		default:
-			total[j] += weightSpread * int64(maxScore*(high+low-v)/high)
+			total[j] += weightSpread * int64((high+low-v)*scale)
 		}
 	}
 }
 
+// domains counts the values that rows have in a topology.
+func (t *Table) domains(tp *topology, rows []int) int {
+	if len(rows) == t.present || tp.size > 1000 {
+		return min(tp.size, len(rows))
+	}
+	seen := make([]bool, tp.size)
+	n := 0
+	for _, row := range rows {
+		if id := tp.ids[row]; id >= 0 && !seen[id] {
+			seen[id] = true
+			n++
+		}
+	}
+	return n
+}
+
+// siblings are the usual constraints of one controller's pods.
+type siblings struct {
+	owner  kind.Object
+	spread []spread
+}
+
 func (t *Table) usualSpread(p *Pod) []spread {
-	sel := siblings(p.Object)
-	if sel == nil {
+	ref := metav1.GetControllerOfNoCopy(p.Object)
+	if ref == nil {
 		return nil
+	}
+	owner, sel := t.controller(p.Object.Namespace, ref)
+	if owner == nil || sel == nil {
+		return nil
+	}
+	known := t.siblings[ref.UID]
+	if known != nil && known.owner == owner {
+		return known.spread
 	}
 	one := func(key string, skew int64) spread {
 		return spread{term: compile(p.Object, key, sel, nil, nil), maxSkew: skew, minDomains: 1, honorAffinity: true}
 	}
-	return []spread{one(hostname, 3), one("topology.kubernetes.io/zone", 5)}
+	fresh := &siblings{owner, []spread{one(hostname, 3), one(zone, 5)}}
+	if known != nil && known.spread[0].id == fresh.spread[0].id {
+		fresh.spread = known.spread
+	} else if len(t.siblings) > 4096 {
+		clear(t.siblings)
+	}
+	t.siblings[ref.UID] = fresh
+	return fresh.spread
 }
 
-// siblings selects the pods of the same ReplicaSet, or nothing for a pod without
-// a controller.
-func siblings(o *corev1.Pod) *metav1.LabelSelector {
-	if metav1.GetControllerOfNoCopy(o) == nil || len(o.Labels) == 0 {
-		return nil
+// controller is the ReplicaSet, ReplicationController or StatefulSet that owns a
+// pod, and its selector; nil for others, whose pods are not spread.
+func (t *Table) controller(namespace string, ref *metav1.OwnerReference) (kind.Object, *metav1.LabelSelector) {
+	switch ref.Kind {
+	case "ReplicaSet":
+		if o := view.Get[*appsv1.ReplicaSet](t.snapshot, kind.ReplicaSet, namespace, ref.Name); o != nil && o.UID == ref.UID {
+			return o, o.Spec.Selector
+		}
+	case "StatefulSet":
+		if o := view.Get[*appsv1.StatefulSet](t.snapshot, kind.StatefulSet, namespace, ref.Name); o != nil && o.UID == ref.UID {
+			return o, o.Spec.Selector
+		}
+	case "ReplicationController":
+		if o := view.Get[*corev1.ReplicationController](t.snapshot, kind.ReplicationController, namespace, ref.Name); o != nil && o.UID == ref.UID {
+			return o, &metav1.LabelSelector{MatchLabels: o.Spec.Selector}
+		}
 	}
-	return &metav1.LabelSelector{MatchLabels: o.Labels}
+	return nil, nil
 }

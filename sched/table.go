@@ -3,21 +3,27 @@
 // "Scheduling Framework": the filters and scores of the default profile).
 //
 //	view changes → Table (columns of numbers, one row a node; pods by node;
-//	               counters of topology terms)
+//	               tallies of topology terms)
 //	Table + pod  → Place → a node, or why none, or whom to evict for it
 //
 // Nothing here reads a clock, a random number or a socket; equal scores are
 // resolved by a hash of the pod's UID and the node's row, so the same table gives
 // the same placement. Package sched/loop carries decisions out.
 //
-// Cost of one Place on n nodes: a scan of the columns (about 20 ns a node), plus
-// the counters of the pod's own topology terms. What a class of pods (same
-// selectors, affinity, tolerations) may run on is computed once and kept until a
-// node's labels or taints change.
+// A table that followed changes equals one loaded from the state that they lead
+// to, whatever their order; a property test holds that.
+//
+// Cost of one Place on n nodes: a scan over one column of yes or no and one of
+// scores, plus the tallies of the pod's own topology terms. Two caches carry it,
+// both of what does not depend on the other pods' labels: what a class of pods
+// (same selectors, affinity, tolerations) may run on, until a node's labels or
+// taints change; and what a shape of pods (same class, requests, ports, images)
+// fits on and scores, of which one placement changes only the chosen row.
 package sched
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -29,11 +35,12 @@ import (
 
 // Table is the state that placement reads. Not safe for concurrent use.
 type Table struct {
-	snapshot view.Snapshot // for volumes, namespaces, budgets
+	snapshot view.Snapshot // for volumes, owners and budgets
 
-	rows  map[string]int // node name → row
-	nodes []*node        // by row; nil: free row
-	free  []int
+	rows    map[string]int // node name → row
+	nodes   []*node        // by row; nil: free row
+	free    []int
+	present int // rows whose node is there
 
 	// Columns. CPU in millicores, memory and ephemeral storage in bytes.
 	cpu, mem, disk, pods []int64 // allocatable
@@ -41,22 +48,36 @@ type Table struct {
 	usedDisk, usedPods   []int64
 	seenCPU, seenMem     []int64 // requested, at least the default of a container that asks for nothing; for scores
 	extended             map[corev1.ResourceName]*column
-	placed               map[types.UID]*Pod // pods that occupy a node
-	static               int64              // grows when labels, taints or the set of nodes change
-	classes              map[string]*class
-	counters             map[string]*counter
-	anti                 map[string]*antiTerm // required anti-affinity terms of placed pods
-	likes                map[string]*likeTerm // preferred (anti-)affinity terms, and required affinity, of placed pods
-	images               map[string]*imageUse
+
+	placed     map[types.UID]*Pod // pods that occupy a node
+	nominated  map[types.UID]*Pod // pods that wait for their victims to leave a node
+	namespaces map[string]map[string]string
+
+	static  int64 // grows when labels, taints or the set of nodes change
+	imaging int64 // grows when a node's images change
+	edits   edits // rows whose use changed
+
+	classes    map[string]*class
+	shapes     map[string]*shape
+	topologies map[string]*topology
+	siblings   map[types.UID]*siblings
+	counters   tallies // placed pods that a term means
+	anti       tallies // required anti-affinity terms of placed pods
+	likes      tallies // preferred (anti-)affinity terms, and required affinity, of placed pods
+	images     map[string]*imageUse
+	used       int64 // counts uses of tallies, for the choice of what to forget
+
+	scratch scratch
 }
 
 type column struct{ have, used []int64 }
 
 type node struct {
-	name  string
-	obj   *corev1.Node
-	pods  []*Pod
-	ports map[port]int
+	name      string
+	obj       *corev1.Node // nil: not there (yet, or any more), but pods are bound to it
+	pods      []*Pod
+	nominated []*Pod
+	ports     map[port]int
 }
 
 type port struct {
@@ -70,16 +91,37 @@ type imageUse struct {
 	nodes map[int]bool
 }
 
+// edits is the log of rows that changed, for the shapes that follow it.
+type edits struct {
+	rows  []int32
+	first int64 // number of rows[0]
+}
+
+func (e *edits) add(row int) {
+	if len(e.rows) >= 1<<14 {
+		cut := len(e.rows) / 2
+		e.rows = append(e.rows[:0], e.rows[cut:]...)
+		e.first += int64(cut)
+	}
+	e.rows = append(e.rows, int32(row))
+}
+
+func (e *edits) end() int64 { return e.first + int64(len(e.rows)) }
+
 // NewTable is empty.
 func NewTable() *Table {
-	return &Table{rows: map[string]int{}, extended: map[corev1.ResourceName]*column{}, placed: map[types.UID]*Pod{}, classes: map[string]*class{},
-		counters: map[string]*counter{}, anti: map[string]*antiTerm{}, likes: map[string]*likeTerm{}, images: map[string]*imageUse{}}
+	return &Table{rows: map[string]int{}, extended: map[corev1.ResourceName]*column{}, placed: map[types.UID]*Pod{}, nominated: map[types.UID]*Pod{},
+		namespaces: map[string]map[string]string{}, classes: map[string]*class{}, shapes: map[string]*shape{}, topologies: map[string]*topology{},
+		siblings: map[types.UID]*siblings{}, counters: newTallies(), anti: newTallies(), likes: newTallies(), images: map[string]*imageUse{}}
 }
 
 // Load fills an empty table from a snapshot.
 func Load(s view.Snapshot) *Table {
 	t := NewTable()
 	t.See(s)
+	for ns := range view.List[*corev1.Namespace](s, kind.Namespace, "") {
+		t.SetNamespace(ns.Name, ns.Labels)
+	}
 	for n := range view.List[*corev1.Node](s, kind.Node, "") {
 		t.SetNode(n)
 	}
@@ -89,23 +131,61 @@ func Load(s view.Snapshot) *Table {
 	return t
 }
 
-// See makes s the snapshot that volumes, namespaces and budgets are read from.
+// See makes s the snapshot that volumes, owners and budgets are read from.
 func (t *Table) See(s view.Snapshot) { t.snapshot = s }
 
-// Nodes counts the rows in use.
-func (t *Table) Nodes() int { return len(t.rows) }
+// SetNamespace records a namespace's labels (nil: it is gone).
+func (t *Table) SetNamespace(name string, labels map[string]string) {
+	if maps.Equal(t.namespaces[name], labels) {
+		return
+	}
+	if labels == nil {
+		delete(t.namespaces, name)
+	} else {
+		t.namespaces[name] = labels
+	}
+	// Whom a term with a namespace selector means may be others now.
+	t.counters.forget(func(c *tally) bool { return c.nsSelector != nil })
+}
 
-func (t *Table) grow() int {
-	if n := len(t.free); n > 0 {
-		row := t.free[n-1]
-		t.free = t.free[:n-1]
+// Nodes counts the nodes that are there.
+func (t *Table) Nodes() int { return t.present }
+
+// row of a node, made if there is none.
+func (t *Table) row(name string) int {
+	if row, ok := t.rows[name]; ok {
 		return row
 	}
-	t.nodes = append(t.nodes, nil)
-	for _, c := range t.columns() {
-		*c = append(*c, 0)
+	var row int
+	if n := len(t.free); n > 0 {
+		row = t.free[n-1]
+		t.free = t.free[:n-1]
+	} else {
+		row = len(t.nodes)
+		t.nodes = append(t.nodes, nil)
+		for _, c := range t.columns() {
+			*c = append(*c, 0)
+		}
 	}
-	return len(t.nodes) - 1
+	t.rows[name] = row
+	t.nodes[row] = &node{name: name, ports: map[port]int{}}
+	t.static++
+	return row
+}
+
+// release frees a row that holds neither a node nor pods.
+func (t *Table) release(row int) {
+	n := t.nodes[row]
+	if n.obj != nil || len(n.pods) > 0 || len(n.nominated) > 0 {
+		return
+	}
+	for _, c := range t.columns() {
+		(*c)[row] = 0
+	}
+	t.nodes[row] = nil
+	delete(t.rows, n.name)
+	t.free = append(t.free, row)
+	t.static++
 }
 
 func (t *Table) columns() []*[]int64 {
@@ -127,26 +207,24 @@ func (t *Table) extend(name corev1.ResourceName) *column {
 
 // SetNode adds or changes a node.
 func (t *Table) SetNode(n *corev1.Node) {
-	row, ok := t.rows[n.Name]
-	if !ok {
-		row = t.grow()
-		t.rows[n.Name] = row
-		t.nodes[row] = &node{name: n.Name, ports: map[port]int{}}
-		t.static++
-	}
+	row := t.row(n.Name)
 	r := t.nodes[row]
-	if r.obj != nil {
-		t.countImages(row, r.obj, false)
-		if !sameStatics(r.obj, n) {
-			t.relabel(row, n)
-			t.static++
-		}
-	} else if len(r.pods) > 0 {
-		t.relabel(row, n)
+	old := r.obj
+	if old == nil {
+		t.present++
+	}
+	if old == nil || !sameStatics(old, n) {
 		t.static++
 	}
 	r.obj = n
-	t.countImages(row, n, true)
+	if old == nil || !sameImages(old, n) {
+		t.countImages(row, old, false)
+		t.countImages(row, n, true)
+		t.imaging++
+	}
+	if old != nil && sameSize(old, n) {
+		return
+	}
 	a := n.Status.Allocatable
 	t.cpu[row], t.mem[row] = a.Cpu().MilliValue(), a.Memory().Value()
 	t.disk[row], t.pods[row] = a.StorageEphemeral().Value(), a.Pods().Value()
@@ -160,50 +238,52 @@ func (t *Table) SetNode(n *corev1.Node) {
 			t.extend(name).have[row] = q.Value()
 		}
 	}
+	t.edits.add(row)
 }
 
 func sameStatics(a, b *corev1.Node) bool {
-	if a.Spec.Unschedulable != b.Spec.Unschedulable || len(a.Labels) != len(b.Labels) || !slices.EqualFunc(a.Spec.Taints, b.Spec.Taints, func(x, y corev1.Taint) bool { return x.Key == y.Key && x.Value == y.Value && x.Effect == y.Effect }) {
+	return a.Spec.Unschedulable == b.Spec.Unschedulable && maps.Equal(a.Labels, b.Labels) &&
+		slices.EqualFunc(a.Spec.Taints, b.Spec.Taints, func(x, y corev1.Taint) bool {
+			return x.Key == y.Key && x.Value == y.Value && x.Effect == y.Effect
+		})
+}
+
+func sameSize(a, b *corev1.Node) bool {
+	if len(a.Status.Allocatable) != len(b.Status.Allocatable) {
 		return false
 	}
-	for k, v := range a.Labels {
-		if w, ok := b.Labels[k]; !ok || v != w {
+	for name, q := range a.Status.Allocatable {
+		if r, ok := b.Status.Allocatable[name]; !ok || q.Cmp(r) != 0 {
 			return false
 		}
 	}
 	return true
 }
 
-// relabel moves a row's pods in the counters from its old topology to the new.
-func (t *Table) relabel(row int, n *corev1.Node) {
-	r := t.nodes[row]
-	for _, p := range r.pods {
-		t.count(row, p, -1)
-	}
-	r.obj = n
-	for _, p := range r.pods {
-		t.count(row, p, 1)
-	}
+func sameImages(a, b *corev1.Node) bool {
+	return slices.EqualFunc(a.Status.Images, b.Status.Images, func(x, y corev1.ContainerImage) bool {
+		return x.SizeBytes == y.SizeBytes && slices.Equal(x.Names, y.Names)
+	})
 }
 
-// RemoveNode forgets a node. Its pods are remembered, should it come back.
+// RemoveNode forgets a node. Pods that are bound to it are remembered until they
+// go, should it come back.
 func (t *Table) RemoveNode(name string) {
 	row, ok := t.rows[name]
-	if !ok {
+	if !ok || t.nodes[row].obj == nil {
 		return
 	}
 	r := t.nodes[row]
-	for _, p := range slices.Clone(r.pods) {
-		t.drop(p)
-	}
 	t.countImages(row, r.obj, false)
-	for _, c := range t.columns() {
-		(*c)[row] = 0
-	}
-	t.nodes[row] = nil
-	delete(t.rows, name)
-	t.free = append(t.free, row)
+	t.imaging++
 	t.static++
+	t.present--
+	r.obj = nil
+	t.cpu[row], t.mem[row], t.disk[row], t.pods[row] = 0, 0, 0, 0
+	for _, c := range t.extended {
+		c.have[row] = 0
+	}
+	t.release(row)
 }
 
 func (t *Table) countImages(row int, n *corev1.Node, add bool) {
@@ -235,35 +315,33 @@ func (t *Table) countImages(row int, n *corev1.Node, add bool) {
 func (t *Table) SetPod(p *corev1.Pod) {
 	old := t.placed[p.UID]
 	occupies := p.Spec.NodeName != "" && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed
-	if old != nil {
-		if occupies && old.on == p.Spec.NodeName && samePlacement(old.Object, p) {
-			old.Object = p
-			return
-		}
+	switch {
+	case old != nil && occupies && old.on == p.Spec.NodeName && samePlacement(old.Object, p):
+		old.Object = p
+	case occupies:
+		t.Assume(NewPod(p), p.Spec.NodeName)
+	case old != nil:
 		t.drop(old)
 	}
-	if occupies {
-		t.put(NewPod(p), p.Spec.NodeName)
+	if occupies || p.Status.NominatedNodeName == "" || p.DeletionTimestamp != nil || p.Spec.NodeName != "" {
+		t.Nominate(&Pod{Object: p}, "")
+	} else if q := t.nominated[p.UID]; q == nil || q.on != p.Status.NominatedNodeName || !samePlacement(q.Object, p) {
+		t.Nominate(NewPod(p), p.Status.NominatedNodeName)
 	}
 }
 
 // samePlacement: nothing that the table counts has changed.
 func samePlacement(a, b *corev1.Pod) bool {
-	if a.Generation != b.Generation || len(a.Labels) != len(b.Labels) || (a.DeletionTimestamp == nil) != (b.DeletionTimestamp == nil) {
-		return false
-	}
-	for k, v := range a.Labels {
-		if w, ok := b.Labels[k]; !ok || v != w {
-			return false
-		}
-	}
-	return true
+	return a.Generation == b.Generation && (a.DeletionTimestamp == nil) == (b.DeletionTimestamp == nil) && maps.Equal(a.Labels, b.Labels)
 }
 
 // RemovePod forgets a pod.
 func (t *Table) RemovePod(uid types.UID) {
 	if p := t.placed[uid]; p != nil {
 		t.drop(p)
+	}
+	if p := t.nominated[uid]; p != nil {
+		t.Nominate(p, "")
 	}
 }
 
@@ -272,32 +350,45 @@ func (t *Table) Assume(p *Pod, node string) {
 	if old := t.placed[p.Object.UID]; old != nil {
 		t.drop(old)
 	}
-	t.put(p, node)
+	t.Nominate(p, "")
+	t.put(p, t.row(node))
+	t.placed[p.Object.UID] = p
+}
+
+// Nominate keeps room for a pod on a node whose pods are being evicted for it:
+// pods of less priority do not get it. An empty node ends that.
+func (t *Table) Nominate(p *Pod, node string) {
+	uid := p.Object.UID
+	if old := t.nominated[uid]; old != nil {
+		delete(t.nominated, uid)
+		r := t.nodes[old.row]
+		r.nominated = slices.DeleteFunc(r.nominated, func(q *Pod) bool { return q == old })
+		t.release(old.row)
+	}
+	if node == "" || t.placed[uid] != nil {
+		return
+	}
+	p.row, p.on = t.row(node), node
+	r := t.nodes[p.row]
+	r.nominated = append(r.nominated, p)
+	t.nominated[uid] = p
 }
 
 // Placed says whether a pod occupies a node here.
 func (t *Table) Placed(uid types.UID) bool { return t.placed[uid] != nil }
 
-func (t *Table) put(p *Pod, name string) {
-	row, ok := t.rows[name]
-	if !ok {
-		// A pod on a node that is not there (yet): it counts once the node comes.
-		row = t.grow()
-		t.rows[name] = row
-		t.nodes[row] = &node{name: name, ports: map[port]int{}}
-		t.static++
-	}
-	p.on, p.row = name, row
-	t.placed[p.Object.UID] = p
+// put counts a pod on a row; placed is the caller's.
+func (t *Table) put(p *Pod, row int) {
 	r := t.nodes[row]
+	p.on, p.row = r.name, row
 	r.pods = append(r.pods, p)
 	t.use(row, p, 1)
 	t.count(row, p, 1)
 }
 
-func (t *Table) drop(p *Pod) {
+// take undoes put.
+func (t *Table) take(p *Pod) {
 	r := t.nodes[p.row]
-	delete(t.placed, p.Object.UID)
 	if i := slices.Index(r.pods, p); i >= 0 {
 		last := len(r.pods) - 1
 		r.pods[i] = r.pods[last]
@@ -306,6 +397,12 @@ func (t *Table) drop(p *Pod) {
 	}
 	t.use(p.row, p, -1)
 	t.count(p.row, p, -1)
+}
+
+func (t *Table) drop(p *Pod) {
+	delete(t.placed, p.Object.UID)
+	t.take(p)
+	t.release(p.row)
 }
 
 // use adds (sign 1) or takes away what a pod requests.
@@ -325,9 +422,10 @@ func (t *Table) use(row int, p *Pod, sign int64) {
 			delete(ports, q)
 		}
 	}
+	t.edits.add(row)
 }
 
-// Sorted node names, for messages and tests.
+// Names of the nodes that are there, sorted, for messages and tests.
 func (t *Table) Names() []string {
 	var out []string
 	for name, row := range t.rows {

@@ -3,9 +3,13 @@
 // the API, many binds on their way at once.
 //
 // A pod that fits nowhere waits until something changes that may help (a node
-// comes or changes, a pod leaves), no sooner than its back-off of 1 s doubling to
-// 10 s, and at the latest for five minutes. A bind that the server refuses is
-// undone in the table and the pod is placed again.
+// comes or changes, a pod leaves; for pods with terms about others also: a pod is
+// placed), no sooner than its back-off of 1 s doubling to 10 s, and at the latest
+// for five minutes. A bind that the server refuses is undone in the table and the
+// pod is placed again.
+//
+// Run has goroutines for the writes. The simulator calls Step instead, which does
+// the same without any.
 package loop
 
 import (
@@ -14,12 +18,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"proa.dev/act"
@@ -41,7 +45,7 @@ type Config struct {
 	Clock  env.Clock
 	Log    *slog.Logger
 	Record func(act.Event) // must not block
-	// Parallel bounds binds on their way; default 64.
+	// Parallel bounds the writes on their way; default 64.
 	Parallel int
 }
 
@@ -51,28 +55,50 @@ const (
 	longestWait  = 5 * time.Minute
 )
 
-// Scheduler places pods. New, then Run.
+// Scheduler places pods. New, then Run or, in the simulator, Step.
 type Scheduler struct {
-	cfg    Config
-	table  *sched.Table
-	seen   map[*kind.Kind]int64
-	queue  queue
-	wait   map[types.UID]*item // unschedulable pods
-	moves  bool                // something changed that may help those who wait
+	cfg   Config
+	table *sched.Table // nil before the first round
+	seen  map[*kind.Kind]int64
+	items map[types.UID]*item // queued, waiting or flying
+	queue queue
+	wait  map[types.UID]*item // those of items that fit nowhere
+	count int64               // numbers items
+
+	// How often something changed that may help those who wait, and that may help
+	// those of them with terms about other pods.
+	frees, moves int64
+
+	manual bool
 	slots  chan struct{}
 	done   chan result
-	flying map[types.UID]*item
 	wg     sync.WaitGroup
 }
 
+// item is a pod to be placed.
 type item struct {
 	pod      *corev1.Pod
-	since    time.Time // in the queue
+	since    time.Time
+	number   int64
+	place    place
+	index    int    // in the queue
+	node     string // where it flies to
 	failures int
 	ready    time.Time // not before
 	deadline time.Time // at the latest
-	message  string    // as last reported
+	frees    int64     // of the scheduler, when it failed
+	moves    int64
+	social   bool   // has terms about other pods
+	message  string // as last reported
 }
+
+type place uint8
+
+const (
+	queued place = iota
+	waiting
+	flying // a bind is on its way
+)
 
 type result struct {
 	it  *item
@@ -90,32 +116,21 @@ func New(cfg Config) *Scheduler {
 	if cfg.Record == nil {
 		cfg.Record = func(act.Event) {}
 	}
-	return &Scheduler{cfg: cfg, wait: map[types.UID]*item{}, flying: map[types.UID]*item{}, slots: make(chan struct{}, cfg.Parallel), done: make(chan result, cfg.Parallel)}
+	return &Scheduler{cfg: cfg, items: map[types.UID]*item{}, wait: map[types.UID]*item{}, slots: make(chan struct{}, cfg.Parallel), done: make(chan result, cfg.Parallel)}
 }
 
-var followed = []*kind.Kind{kind.Node, kind.Pod}
+var followed = []*kind.Kind{kind.Namespace, kind.Node, kind.PersistentVolume, kind.PersistentVolumeClaim, kind.Pod}
 
-// Run schedules until ctx ends and returns when every bind on its way has.
+// Run schedules until ctx ends and returns when every write on its way has.
 func (s *Scheduler) Run(ctx context.Context) error {
 	defer s.wg.Wait()
-	s.load()
 	timer := s.cfg.Clock.NewTimer(time.Hour)
-	defer timer.Stop()
+	defer func() { timer.Stop() }()
 	for {
 		_, moved := s.cfg.View.Moved()
-		s.follow()
-		s.collect()
-		now := s.cfg.Clock.Now()
-		s.release(now)
-		for n := 0; s.queue.Len() > 0 && ctx.Err() == nil; n++ {
-			s.schedule(ctx, heap.Pop(&s.queue).(*item))
-			if n%64 == 63 {
-				s.follow()
-				s.collect()
-			}
-		}
+		next := s.round(ctx)
 		timer.Stop()
-		timer = s.cfg.Clock.NewTimer(s.next(s.cfg.Clock.Now()))
+		timer = s.cfg.Clock.NewTimer(next)
 		select {
 		case <-moved:
 		case r := <-s.done:
@@ -127,6 +142,30 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	}
 }
 
+// Step does all that is to be done now, with every write done when it returns,
+// and says when to call it again if nothing changes before.
+func (s *Scheduler) Step(ctx context.Context) (again time.Duration) {
+	s.manual = true
+	return s.round(ctx)
+}
+
+func (s *Scheduler) round(ctx context.Context) time.Duration {
+	if s.table == nil {
+		s.load()
+	}
+	s.follow()
+	s.collect()
+	s.release(s.cfg.Clock.Now())
+	for n := 0; s.queue.Len() > 0 && ctx.Err() == nil; n++ {
+		s.schedule(ctx, heap.Pop(&s.queue).(*item))
+		if s.manual || n%64 == 63 {
+			s.follow()
+			s.collect()
+		}
+	}
+	return s.next(s.cfg.Clock.Now())
+}
+
 func (s *Scheduler) load() {
 	snap := s.cfg.View.Snapshot()
 	s.table = sched.Load(snap)
@@ -134,15 +173,21 @@ func (s *Scheduler) load() {
 	for _, k := range followed {
 		s.seen[k] = snap.Revision()
 	}
-	for _, it := range s.flying {
-		s.table.Assume(sched.NewPod(it.pod), it.pod.Spec.NodeName)
+	old := s.items
+	s.items, s.wait, s.queue = map[types.UID]*item{}, map[types.UID]*item{}, nil
+	for uid, it := range old {
+		if it.place == flying {
+			s.items[uid] = it
+			if !s.table.Placed(uid) {
+				s.table.Assume(sched.NewPod(it.pod), it.node)
+			}
+		}
 	}
-	s.queue = nil
-	clear(s.wait)
 	for p := range snap.PodsOn("") {
-		s.enqueue(p)
+		if s.items[p.UID] == nil {
+			s.enqueue(p)
+		}
 	}
-	heap.Init(&s.queue)
 }
 
 // follow brings the table up to the view.
@@ -157,10 +202,20 @@ func (s *Scheduler) follow() {
 		}
 		s.seen[k] = progress
 		for _, c := range changes {
-			if k == kind.Node {
+			switch k {
+			case kind.Node:
 				s.nodeChanged(c)
-			} else {
+			case kind.Pod:
 				s.podChanged(c)
+			case kind.Namespace:
+				if c.New == nil {
+					s.table.SetNamespace(c.Old.GetName(), nil)
+				} else {
+					s.table.SetNamespace(c.New.GetName(), c.New.GetLabels())
+				}
+				s.moves++
+			default: // claims and volumes: a pod may wait for one
+				s.frees++
 			}
 		}
 	}
@@ -169,12 +224,13 @@ func (s *Scheduler) follow() {
 func (s *Scheduler) nodeChanged(c *view.Change) {
 	if c.New == nil {
 		s.table.RemoveNode(c.Old.GetName())
+		s.moves++ // fewer domains to spread over
 		return
 	}
 	n := c.New.(*corev1.Node)
 	s.table.SetNode(n)
 	if c.Old == nil || helps(c.Old.(*corev1.Node), n) {
-		s.moves = true
+		s.frees++
 	}
 }
 
@@ -202,63 +258,62 @@ func helps(a, b *corev1.Node) bool {
 }
 
 func (s *Scheduler) podChanged(c *view.Change) {
-	if c.New == nil {
+	if c.New == nil || c.Old != nil && c.Old.GetUID() != c.New.GetUID() {
 		uid := c.Old.GetUID()
 		s.forget(uid)
 		if s.table.Placed(uid) {
-			s.table.RemovePod(uid)
-			s.moves = true
+			s.frees++
 		}
-		return
-	}
-	p := c.New.(*corev1.Pod)
-	if p.Spec.NodeName != "" {
-		s.forget(p.UID)
-		was := s.table.Placed(p.UID)
-		s.table.SetPod(p)
-		if was && !s.table.Placed(p.UID) {
-			s.moves = true
-		}
-		// A pod that now runs may be what others' affinity waits for.
-		if c.Old == nil || c.Old.(*corev1.Pod).Spec.NodeName == "" {
-			s.moves = true
-		}
-		return
-	}
-	if s.flying[p.UID] != nil {
-		return
-	}
-	if it := s.wait[p.UID]; it != nil {
-		if it.pod.Generation != p.Generation || p.DeletionTimestamp != nil {
-			delete(s.wait, p.UID)
-			s.enqueue(p)
-		} else {
-			it.pod = p
-		}
-		return
-	}
-	for i, it := range s.queue {
-		if it.pod.UID == p.UID {
-			it.pod = p
-			heap.Fix(&s.queue, i)
+		s.table.RemovePod(uid)
+		if c.New == nil {
 			return
 		}
 	}
-	s.enqueue(p)
+	p := c.New.(*corev1.Pod)
+	was := s.table.Placed(p.UID)
+	if it := s.items[p.UID]; it == nil || it.place != flying || p.Spec.NodeName != "" {
+		s.table.SetPod(p)
+	}
+	switch is := s.table.Placed(p.UID); {
+	case was && !is:
+		s.frees++
+	case is && (c.Old == nil || c.Old.(*corev1.Pod).Spec.NodeName == "" || (c.Old.GetDeletionTimestamp() == nil) != (p.DeletionTimestamp == nil) || !sameLabels(c.Old, p)):
+		s.moves++ // what others' terms are about
+	}
+	it := s.items[p.UID]
+	switch {
+	case it == nil:
+		s.enqueue(p)
+	case it.place == flying:
+		if p.Spec.NodeName != "" {
+			it.pod = p
+		}
+	case !ours(p):
+		s.forget(p.UID)
+	case it.place == waiting && it.pod.Generation != p.Generation:
+		s.forget(p.UID)
+		s.enqueue(p)
+	default:
+		it.pod = p
+		if it.place == queued {
+			heap.Fix(&s.queue, it.index)
+		}
+	}
 }
+
+func sameLabels(a, b kind.Object) bool { return maps.Equal(a.GetLabels(), b.GetLabels()) }
 
 // forget takes a pod out of the queue and from those who wait.
 func (s *Scheduler) forget(uid types.UID) {
-	delete(s.wait, uid)
-	if len(s.queue) == 0 {
+	it := s.items[uid]
+	if it == nil || it.place == flying {
 		return
 	}
-	for i, it := range s.queue {
-		if it.pod.UID == uid {
-			heap.Remove(&s.queue, i)
-			return
-		}
+	if it.place == queued {
+		heap.Remove(&s.queue, it.index)
 	}
+	delete(s.wait, uid)
+	delete(s.items, uid)
 }
 
 // ours: not bound, not ending, not gated, and meant for this scheduler.
@@ -269,8 +324,28 @@ func ours(p *corev1.Pod) bool {
 
 func (s *Scheduler) enqueue(p *corev1.Pod) {
 	if ours(p) {
-		heap.Push(&s.queue, &item{pod: p, since: p.CreationTimestamp.Time})
+		s.count++
+		it := &item{pod: p, since: p.CreationTimestamp.Time, number: s.count}
+		s.items[p.UID] = it
+		heap.Push(&s.queue, it)
 	}
+}
+
+// carry does f, which writes: in Run in a goroutine of its own, when there is room.
+func (s *Scheduler) carry(ctx context.Context, f func()) {
+	if s.manual {
+		f()
+		return
+	}
+	select {
+	case s.slots <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	s.wg.Go(func() {
+		defer func() { <-s.slots }()
+		f()
+	})
 }
 
 func (s *Scheduler) schedule(ctx context.Context, it *item) {
@@ -281,28 +356,24 @@ func (s *Scheduler) schedule(ctx context.Context, it *item) {
 		return
 	}
 	s.table.Assume(p, d.Node)
-	s.flying[it.pod.UID] = it
-	select {
-	case s.slots <- struct{}{}:
-	case <-ctx.Done():
-		return
-	}
-	s.wg.Add(1)
+	it.place, it.node = flying, d.Node
 	pod := it.pod
-	go func() {
-		defer s.wg.Done()
+	s.carry(ctx, func() {
 		_, err := control.Do(ctx, s.cfg.Client, act.Bind{Target: view.RefOf(kind.Pod, pod), UID: pod.UID, Node: d.Node}, nil)
-		<-s.slots
 		if err == nil {
 			s.cfg.Record(act.Event{About: view.RefOf(kind.Pod, pod), UID: pod.UID, Type: corev1.EventTypeNormal, Reason: "Scheduled", Source: Name,
 				Message: fmt.Sprintf("Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, d.Node)})
 			s.cfg.Log.Debug("pod placed", "pod", pod.Namespace+"/"+pod.Name, "node", d.Node, "score", d.Score, "considered", d.Considered, "feasible", d.Feasible)
 		}
+		if s.manual {
+			s.finish(result{it, err})
+			return
+		}
 		select {
 		case s.done <- result{it, err}:
 		case <-ctx.Done():
 		}
-	}()
+	})
 }
 
 // collect takes the results that are there.
@@ -317,146 +388,62 @@ func (s *Scheduler) collect() {
 	}
 }
 
+// finish ends a bind. What the store holds decides, whatever the answer was: a
+// bind whose answer was lost has been made all the same.
 func (s *Scheduler) finish(r result) {
 	uid := r.it.pod.UID
-	delete(s.flying, uid)
-	if r.err == nil {
-		return
-	}
-	s.table.RemovePod(uid)
 	p := view.Get[*corev1.Pod](s.cfg.View.Snapshot(), kind.Pod, r.it.pod.Namespace, r.it.pod.Name)
-	if apierrors.IsNotFound(r.err) || p == nil || p.UID != uid || !ours(p) {
-		if p != nil && p.UID == uid {
+	if r.err == nil || p == nil || p.UID != uid || !ours(p) {
+		delete(s.items, uid)
+		switch {
+		case p == nil || p.UID != uid:
+			s.table.RemovePod(uid)
+			s.frees++
+		case r.err != nil:
+			s.table.RemovePod(uid)
 			s.table.SetPod(p)
+			s.frees++
 		}
 		return
 	}
-	s.cfg.Log.Warn("bind was refused", "pod", p.Namespace+"/"+p.Name, "error", r.err)
+	s.table.RemovePod(uid)
+	s.frees++
+	level := slog.LevelWarn
+	if apierrors.IsConflict(r.err) {
+		level = slog.LevelDebug
+	}
+	s.cfg.Log.Log(context.Background(), level, "bind was refused", "pod", p.Namespace+"/"+p.Name, "error", r.err)
 	r.it.pod = p
 	s.backOff(r.it)
-	s.wait[uid] = r.it
-	s.moves = true
+	r.it.frees-- // it is to be tried again, whatever changes
 }
 
+// backOff lets a pod wait.
 func (s *Scheduler) backOff(it *item) {
 	now := s.cfg.Clock.Now()
 	d := firstBackoff << min(it.failures, 4)
 	it.failures++
 	it.ready = now.Add(min(d, lastBackoff))
 	it.deadline = now.Add(longestWait)
-}
-
-// unplaced reports why, evicts others if that helps, and lets the pod wait.
-func (s *Scheduler) unplaced(ctx context.Context, it *item, p *sched.Pod, d sched.Decision) {
-	s.backOff(it)
+	it.frees, it.moves = s.frees, s.moves
+	it.place = waiting
 	s.wait[it.pod.UID] = it
-	note := " preemption: not helpful for scheduling"
-	nominated := it.pod.Status.NominatedNodeName
-	if pre, ok := s.table.Preempt(p, d); ok && !s.ending(it.pod) {
-		note = fmt.Sprintf(" preemption: evicting %d pods on %s", len(pre.Victims), pre.Node)
-		nominated = pre.Node
-		if err := s.evict(ctx, it.pod, pre); err != nil {
-			s.cfg.Log.Warn("preemption failed", "pod", it.pod.Namespace+"/"+it.pod.Name, "node", pre.Node, "error", err)
-		}
-	}
-	message := d.Message
-	if d.Considered > 0 {
-		message += note
-	}
-	if message == it.message && nominated == it.pod.Status.NominatedNodeName {
-		return
-	}
-	it.message = message
-	s.cfg.Record(act.Event{About: view.RefOf(kind.Pod, it.pod), UID: it.pod.UID, Type: corev1.EventTypeWarning, Reason: "FailedScheduling", Source: Name, Message: message})
-	s.report(ctx, it.pod, message, nominated)
 }
 
-// ending: victims of an earlier preemption for this pod are still on their way.
-func (s *Scheduler) ending(p *corev1.Pod) bool {
-	if p.Status.NominatedNodeName == "" {
-		return false
-	}
-	for q := range s.cfg.View.Snapshot().PodsOn(p.Status.NominatedNodeName) {
-		if q.DeletionTimestamp != nil && priority(q) < priority(p) {
-			return true
-		}
-	}
-	return false
-}
-
-func priority(p *corev1.Pod) int32 {
-	if p.Spec.Priority == nil {
-		return 0
-	}
-	return *p.Spec.Priority
-}
-
-func (s *Scheduler) evict(ctx context.Context, p *corev1.Pod, pre sched.Preemption) error {
-	for _, v := range pre.Victims {
-		if v.DeletionTimestamp != nil {
-			continue
-		}
-		c := v.DeepCopy()
-		condition(&c.Status, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonPreemptionByScheduler,
-			Message: fmt.Sprintf("%s: preempting to accommodate a higher priority pod", Name), LastTransitionTime: metav1.NewTime(s.cfg.Clock.Now())})
-		if _, err := s.cfg.Client.Update(ctx, kind.Pod, c, "status", metav1.UpdateOptions{}); err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
-			return err
-		}
-		if _, err := control.Do(ctx, s.cfg.Client, act.Delete{Target: view.RefOf(kind.Pod, v), UID: v.UID, Reason: "preempted"}, nil); err != nil {
-			return err
-		}
-		s.cfg.Record(act.Event{About: view.RefOf(kind.Pod, v), UID: v.UID, Type: corev1.EventTypeNormal, Reason: "Preempted", Source: Name,
-			Message: fmt.Sprintf("Preempted by pod %s on node %s", p.UID, pre.Node)})
-	}
-	return nil
-}
-
-// report writes the condition PodScheduled and the nominated node.
-func (s *Scheduler) report(ctx context.Context, p *corev1.Pod, message, nominated string) {
-	for range 3 {
-		c := p.DeepCopy()
-		condition(&c.Status, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: message, LastTransitionTime: metav1.NewTime(s.cfg.Clock.Now())})
-		c.Status.NominatedNodeName = nominated
-		_, err := s.cfg.Client.Update(ctx, kind.Pod, c, "status", metav1.UpdateOptions{})
-		if !apierrors.IsConflict(err) {
-			if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
-				s.cfg.Log.Warn("status of an unschedulable pod was not written", "pod", p.Namespace+"/"+p.Name, "error", err)
-			}
-			return
-		}
-		fresh := view.Get[*corev1.Pod](s.cfg.View.Snapshot(), kind.Pod, p.Namespace, p.Name)
-		if fresh == nil || fresh.UID != p.UID || fresh.Spec.NodeName != "" {
-			return
-		}
-		p = fresh
-	}
-}
-
-func condition(st *corev1.PodStatus, c corev1.PodCondition) {
-	for i := range st.Conditions {
-		if old := &st.Conditions[i]; old.Type == c.Type {
-			if old.Status == c.Status {
-				c.LastTransitionTime = old.LastTransitionTime
-			}
-			*old = c
-			return
-		}
-	}
-	st.Conditions = append(st.Conditions, c)
+// stirred: something has changed since it failed that may help.
+func (s *Scheduler) stirred(it *item) bool {
+	return it.frees != s.frees || it.social && it.moves != s.moves
 }
 
 // release queues those whose wait is over.
 func (s *Scheduler) release(now time.Time) {
-	left := false
 	for uid, it := range s.wait {
-		if now.Before(it.ready) || !s.moves && now.Before(it.deadline) {
-			left = left || s.moves && now.Before(it.ready)
-			continue
+		if s.stirred(it) && !now.Before(it.ready) || !now.Before(it.deadline) {
+			delete(s.wait, uid)
+			it.place = queued
+			heap.Push(&s.queue, it)
 		}
-		delete(s.wait, uid)
-		heap.Push(&s.queue, it)
 	}
-	s.moves = left
 }
 
 // next is how long to sleep when nothing happens.
@@ -464,7 +451,7 @@ func (s *Scheduler) next(now time.Time) time.Duration {
 	d := time.Hour
 	for _, it := range s.wait {
 		at := it.deadline
-		if s.moves {
+		if s.stirred(it) {
 			at = it.ready
 		}
 		d = min(d, max(at.Sub(now), 0))
@@ -477,17 +464,28 @@ type queue []*item
 
 func (q queue) Len() int { return len(q) }
 func (q queue) Less(i, j int) bool {
-	a, b := priority(q[i].pod), priority(q[j].pod)
-	if a != b {
-		return a > b
+	a, b := q[i], q[j]
+	if x, y := priority(a.pod), priority(b.pod); x != y {
+		return x > y
 	}
-	return q[i].since.Before(q[j].since)
+	if !a.since.Equal(b.since) {
+		return a.since.Before(b.since)
+	}
+	return a.number < b.number
 }
-func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-func (q *queue) Push(x any)   { *q = append(*q, x.(*item)) }
+func (q queue) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].index, q[j].index = i, j
+}
+func (q *queue) Push(x any) {
+	it := x.(*item)
+	it.index = len(*q)
+	*q = append(*q, it)
+}
 func (q *queue) Pop() any {
 	old := *q
 	it := old[len(old)-1]
+	old[len(old)-1] = nil
 	*q = old[:len(old)-1]
 	return it
 }
