@@ -247,7 +247,7 @@ func (t *Table) Place(p *Pod) Decision {
 		return d
 	}
 	row, score := t.best(p, f, s, fits)
-	d.Node, d.Score = t.nodes[row].name, score
+	d.Node, d.Score = t.nodes[row].name, score/unit
 	return d
 }
 

@@ -12,7 +12,8 @@ import (
 	"proa.dev/view"
 )
 
-// Weights of the scores, as in upstream's default profile; each is 0 to 100.
+// Weights of the scores, as in upstream's default profile; each is 0 to 100, in
+// thousandths, so that one small pod more on a large node is seen.
 const (
 	weightTaints  = 3
 	weightNode    = 2
@@ -21,7 +22,8 @@ const (
 	weightFit     = 1
 	weightBalance = 1
 	weightImages  = 1
-	maxScore      = 100
+	maxScore      = 100 * unit
+	unit          = 1000
 	imageLow      = 23 << 20
 	imageHighPerC = 1000 << 20
 	hostname      = corev1.LabelHostname
