@@ -6,6 +6,7 @@ import (
 	"proa.dev/control/clusterrole"
 	"proa.dev/control/daemonset"
 	"proa.dev/control/deployment"
+	"proa.dev/control/disruption"
 	"proa.dev/control/endpointslice"
 	"proa.dev/control/garbage"
 	"proa.dev/control/job"
@@ -13,6 +14,7 @@ import (
 	"proa.dev/control/namespace"
 	"proa.dev/control/node"
 	"proa.dev/control/podgc"
+	"proa.dev/control/quota"
 	"proa.dev/control/replicaset"
 	"proa.dev/control/rootca"
 	"proa.dev/control/serviceaccount"
@@ -41,5 +43,7 @@ func All(table *kind.Table, ca string) []control.Part {
 		node.EvictPart(),
 		podgc.Part(),
 		loadbalancer.Part(),
+		quota.Part(table),
+		disruption.Part(table),
 	}
 }

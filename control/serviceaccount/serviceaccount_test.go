@@ -4,8 +4,8 @@ import (
 	"testing"
 
 	"proa.dev/control"
-	"proa.dev/control/serviceaccount"
 	"proa.dev/control/scenario"
+	"proa.dev/control/serviceaccount"
 )
 
 func TestScenarios(t *testing.T) {
