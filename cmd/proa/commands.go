@@ -95,9 +95,7 @@ func leftovers(ctx context.Context, cl cluster.Cluster) (bool, error) {
 	if os.Geteuid() != 0 {
 		return false, fmt.Errorf("clean up after cluster %q: not root; run it with sudo", cl.Name)
 	}
-	_, errRun := os.Stat(cl.Run("engine"))
-	_, errNet := os.Stat(cl.Path("network"))
-	if errRun != nil && errNet != nil {
+	if isEmpty(cl.Run("engine", "sandbox")) && isEmpty(cl.Path("network")) {
 		return false, nil
 	}
 	unlock, err := lockPID(cl)
@@ -145,6 +143,12 @@ func leftovers(ctx context.Context, cl cluster.Cluster) (bool, error) {
 	return true, net.Clean(ctx)
 }
 
+// isEmpty is true as well of a directory that does not exist.
+func isEmpty(dir string) bool {
+	list, _ := os.ReadDir(dir)
+	return len(list) == 0
+}
+
 func deleteCommand(o *options) *cobra.Command {
 	return &cobra.Command{Use: "delete", Short: "Stop the cluster and remove everything that was created, data included", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -184,7 +188,7 @@ func deleteCommand(o *options) *cobra.Command {
 
 // ours are the names that a cluster makes in its data directory: someone who chose
 // a directory with other things in it keeps those.
-var ours = []string{"cluster.json", "pki", "store", "images", "engine", "pods", "plugins", "plugins_registry", "logs", "network", "bin", "seccomp", "proa.log", "admin.kubeconfig"}
+var ours = []string{"cluster.json", "pki", "store", "images", "engine", "pods", "plugins", "plugins_registry", "logs", "network", "bin", "seccomp", "proa.log", "admin.kubeconfig", "admin.kubeconfig.proa-backup"}
 
 func removeData(cl cluster.Cluster) error {
 	for _, dir := range []string{cl.DataDir, cl.RunDir} {
