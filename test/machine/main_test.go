@@ -88,6 +88,7 @@ func newBox(t testing.TB, name string, args ...string) *box {
 		}
 		if r := b.tryProa("delete"); r.code != 0 {
 			t.Errorf("cluster is not deleted: %s", r)
+			b.dumpLog(t)
 		}
 	})
 	return b

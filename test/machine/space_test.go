@@ -74,6 +74,10 @@ func enter() error {
 		if err != nil {
 			return err
 		}
+		// Link-local addresses would appear some seconds later and look like a trace.
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/addr_gen_mode", []byte("1"), 0); err != nil {
+			return err
+		}
 		if err := netlink.LinkSetUp(l); err != nil {
 			return err
 		}
