@@ -320,6 +320,9 @@ func remove(ctx context.Context, c client.Client, manifests fs.FS, out io.Writer
 				err = pause(ctx, poll)
 			}
 			if err != nil {
+				if ctx.Err() != nil {
+					err = context.Cause(ctx)
+				}
 				return fmt.Errorf("wait for %s to go: %w%s", i, err, left(c, i))
 			}
 		}

@@ -28,13 +28,17 @@ type watcher struct {
 
 func (w *watcher) wait(ctx context.Context) error {
 	changed, told := time.Now(), ""
+	waiting := w.deployments
 	for {
-		waiting, news, err := w.look(ctx)
-		if err != nil {
+		latest, news, err := w.look(ctx)
+		if err != nil && ctx.Err() == nil {
 			return err
 		}
-		if len(waiting) == 0 {
-			return nil
+		if err == nil {
+			if len(latest) == 0 {
+				return nil
+			}
+			waiting = latest
 		}
 		now := time.Now()
 		if news {
@@ -83,9 +87,12 @@ func (w *watcher) look(ctx context.Context) (waiting []*appsv1.Deployment, news 
 		if !done {
 			waiting = append(waiting, d)
 		}
-		if key := d.Namespace + "/" + d.Name; w.shown[key] != line {
+		key := d.Namespace + "/" + d.Name
+		if before, seen := w.shown[key]; before != line {
 			w.shown[key], news = line, true
-			fmt.Fprintf(w.out, "  %-*s  %s\n", width, d.Name, line)
+			if seen || !strings.HasPrefix(line, "0/") { // where it starts is no news
+				fmt.Fprintf(w.out, "  %-*s  %s\n", width, d.Name, line)
+			}
 		}
 	}
 	return waiting, news, nil
