@@ -173,10 +173,13 @@ func Policy() Bootstrap {
 	bind("system:node-proxier", user("system:kube-proxy"))
 	add("system:node-bootstrapper", rule(v("create", "get", "list", "watch"), gCert, "certificatesigningrequests"))
 	add("system:kubelet-api-admin", rule(read, gCore, "nodes"), rule(v("proxy"), gCore, "nodes"),
-		rule(v("*"), gCore, "nodes/log", "nodes/metrics", "nodes/proxy", "nodes/stats"))
+		rule(v("*"), gCore, "nodes/configz", "nodes/healthz", "nodes/log", "nodes/metrics", "nodes/pods", "nodes/proxy", "nodes/stats"))
 	add("system:auth-delegator", rule(v("create"), gAuthn, "tokenreviews"), rule(v("create"), gAuthz, "subjectaccessreviews"))
 	add("system:kube-aggregator", rule(read, gCore, "endpoints", "services"))
 	add("system:kube-dns", rule(v("list", "watch"), gCore, "endpoints", "services"))
+	bind("system:kube-dns", rbacv1.Subject{Kind: "ServiceAccount", Namespace: "kube-system", Name: "kube-dns"})
+	add("system:cluster-trust-bundle-discovery", rule(read, gCert, "clustertrustbundles"))
+	bind("system:cluster-trust-bundle-discovery", group(ServiceAccounts))
 	add("system:heapster", rule(read, gCore, "events", "namespaces", "nodes", "pods"), rule(read, "extensions", "deployments"))
 	add("system:persistent-volume-provisioner", rule(v("get", "list", "watch", "create", "delete"), gCore, "persistentvolumes"),
 		rule(v("get", "list", "watch", "update"), gCore, "persistentvolumeclaims"), rule(read, gStorage, "storageclasses"),
@@ -228,6 +231,7 @@ func Policy() Bootstrap {
 	nsBind("kube-system", "system::leader-locking-kube-controller-manager", "system::leader-locking-kube-controller-manager", user("system:kube-controller-manager"))
 	nsRole("kube-system", "system::leader-locking-kube-scheduler", rule(v("watch"), gCore, "configmaps"), named(rule(v("get", "update"), gCore, "configmaps"), "kube-scheduler"))
 	nsBind("kube-system", "system::leader-locking-kube-scheduler", "system::leader-locking-kube-scheduler", user("system:kube-scheduler"))
+	b.addControllers()
 	return b
 }
 

@@ -3,9 +3,11 @@ package auth
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 
@@ -15,20 +17,42 @@ import (
 
 // RBAC authorizes by Roles, ClusterRoles and their bindings as the view has them.
 // Bindings are indexed by subject; the index is made anew when one of the four
-// kinds has changed, at the first request after that.
+// kinds has changed, at the first request after that. A change that is in the
+// view is in force: nobody who saw the answer to a write meets the policy before
+// it. Without changes a request takes no lock.
 type RBAC struct {
 	View *view.View
 
-	mu     sync.Mutex
-	at     map[*kind.Kind]int64
+	mu    sync.Mutex // held while the index is made
+	index atomic.Pointer[policyIndex]
+}
+
+// policyIndex is the policy at one moment. It holds until one of stale is closed;
+// the view closes them when a change of the kind comes in, before it shows it.
+type policyIndex struct {
 	grants map[string][]grant // "u/name", "g/group" → grants
+	stale  []<-chan struct{}
+}
+
+func (x *policyIndex) holds() bool {
+	if x == nil {
+		return false
+	}
+	for _, c := range x.stale {
+		select {
+		case <-c:
+			return false
+		default:
+		}
+	}
+	return true
 }
 
 // grant is one binding seen from a subject. Namespace "" is the whole cluster.
+// Why is the reason that clients read.
 type grant struct {
-	namespace, binding string
-	role               rbacv1.RoleRef
-	rules              []rbacv1.PolicyRule
+	namespace, why string
+	rules          []rbacv1.PolicyRule
 }
 
 var rbacKinds = func() []*kind.Kind {
@@ -41,20 +65,20 @@ func (r *RBAC) Authorize(_ context.Context, a Attributes) (Decision, string, err
 		return Allow, "", nil
 	}
 	grants := r.current()
-	var found grant
+	why := ""
 	visit(grants, a.User, a.Namespace, func(g grant) bool {
 		for i := range g.rules {
 			if RuleAllows(&g.rules[i], &a) {
-				found = g
+				why = g.why
 				return false
 			}
 		}
 		return true
 	})
-	if found.binding == "" {
+	if why == "" {
 		return NoOpinion, "", nil
 	}
-	return Allow, fmt.Sprintf("RBAC: allowed by %s of %s %q", found.binding, found.role.Kind, found.role.Name), nil
+	return Allow, why, nil
 }
 
 // Rules implements RuleResolver.
@@ -83,7 +107,7 @@ func visit(grants map[string][]grant, u User, namespace string, f func(grant) bo
 		}
 		return true
 	}
-	if !subject("u/" + u.Name) {
+	if u.Name != "" && !subject("u/"+u.Name) {
 		return
 	}
 	for _, g := range u.Groups {
@@ -94,61 +118,75 @@ func visit(grants map[string][]grant, u User, namespace string, f func(grant) bo
 }
 
 func (r *RBAC) current() map[string][]grant {
+	if x := r.index.Load(); x.holds() {
+		return x.grants
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	fresh := r.grants != nil
-	if r.at == nil {
-		r.at = map[*kind.Kind]int64{}
+	if x := r.index.Load(); x.holds() {
+		return x.grants
 	}
+	// First the bells, then the state: a change after this rings, one before it is in
+	// the snapshot.
+	x := new(policyIndex)
 	for _, k := range rbacKinds() {
-		changes, progress, _, err := r.View.Changes(k, r.at[k])
-		if err != nil || len(changes) > 0 {
-			fresh = false
+		_, _, more, err := r.View.Changes(k, math.MaxInt64)
+		if err != nil {
+			more = rung
 		}
-		if err == nil {
-			r.at[k] = progress
-		}
-	}
-	if fresh {
-		return r.grants
+		x.stale = append(x.stale, more)
 	}
 	s := r.View.Snapshot()
-	for _, k := range rbacKinds() {
-		r.at[k] = s.Revision()
+	x.grants = indexOf(s)
+	if s.Revision() > 0 { // before the view is loaded nothing rings
+		r.index.Store(x)
 	}
-	r.grants = index(s)
-	return r.grants
+	return x.grants
 }
 
-func index(s view.Snapshot) map[string][]grant {
+// rung is closed: what waits for it is stale at once.
+var rung = func() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+func indexOf(s view.Snapshot) map[string][]grant {
 	out := map[string][]grant{}
-	add := func(g grant, subjects []rbacv1.Subject) {
+	add := func(namespace, binding string, ref rbacv1.RoleRef, rules []rbacv1.PolicyRule, subjects []rbacv1.Subject) {
 		for _, sub := range subjects {
-			id := ""
-			switch sub.Kind {
-			case rbacv1.UserKind:
+			id, who := "", fmt.Sprintf("%s %q", sub.Kind, sub.Name)
+			switch {
+			case sub.Name == "":
+				continue
+			case sub.Kind == rbacv1.UserKind:
 				id = "u/" + sub.Name
-			case rbacv1.GroupKind:
+			case sub.Kind == rbacv1.GroupKind:
 				id = "g/" + sub.Name
-			case rbacv1.ServiceAccountKind:
+			case sub.Kind == rbacv1.ServiceAccountKind:
 				ns := sub.Namespace
 				if ns == "" {
-					ns = g.namespace
+					ns = namespace
 				}
-				id = "u/" + ServiceAccountUser + ns + ":" + sub.Name
+				if ns == "" {
+					continue
+				}
+				id, who = "u/"+ServiceAccountUser+ns+":"+sub.Name, fmt.Sprintf("%s %q", sub.Kind, sub.Name+"/"+ns)
+			default:
+				continue
 			}
-			out[id] = append(out[id], g)
+			out[id] = append(out[id], grant{namespace, fmt.Sprintf("RBAC: allowed by %s of %s %q to %s", binding, ref.Kind, ref.Name, who), rules})
 		}
 	}
 	for b := range view.List[*rbacv1.ClusterRoleBinding](s, kind.ClusterRoleBinding, "") {
-		if role := view.Get[*rbacv1.ClusterRole](s, kind.ClusterRole, "", b.RoleRef.Name); role != nil {
-			add(grant{"", fmt.Sprintf("ClusterRoleBinding %q", b.Name), b.RoleRef, role.Rules}, b.Subjects)
+		if role := view.Get[*rbacv1.ClusterRole](s, kind.ClusterRole, "", b.RoleRef.Name); role != nil && b.RoleRef.Kind == "ClusterRole" {
+			add("", fmt.Sprintf("ClusterRoleBinding %q", b.Name), b.RoleRef, role.Rules, b.Subjects)
 		}
 	}
 	for b := range view.List[*rbacv1.RoleBinding](s, kind.RoleBinding, "") {
 		rules, ok := RoleRules(s, b.RoleRef, b.Namespace)
 		if ok {
-			add(grant{b.Namespace, fmt.Sprintf("RoleBinding %q", b.Name+"/"+b.Namespace), b.RoleRef, rules}, b.Subjects)
+			add(b.Namespace, fmt.Sprintf("RoleBinding %q", b.Name+"/"+b.Namespace), b.RoleRef, rules, b.Subjects)
 		}
 	}
 	return out
@@ -157,14 +195,15 @@ func index(s view.Snapshot) map[string][]grant {
 // RoleRules are the rules that a role reference in a namespace ("": cluster-wide)
 // stands for; false when the role does not exist.
 func RoleRules(s view.Snapshot, ref rbacv1.RoleRef, namespace string) ([]rbacv1.PolicyRule, bool) {
-	if ref.Kind == "Role" {
-		if role := view.Get[*rbacv1.Role](s, kind.Role, namespace, ref.Name); role != nil {
+	switch ref.Kind {
+	case "Role":
+		if role := view.Get[*rbacv1.Role](s, kind.Role, namespace, ref.Name); role != nil && namespace != "" {
 			return role.Rules, true
 		}
-		return nil, false
-	}
-	if role := view.Get[*rbacv1.ClusterRole](s, kind.ClusterRole, "", ref.Name); role != nil {
-		return role.Rules, true
+	case "ClusterRole":
+		if role := view.Get[*rbacv1.ClusterRole](s, kind.ClusterRole, "", ref.Name); role != nil {
+			return role.Rules, true
+		}
 	}
 	return nil, false
 }
@@ -252,4 +291,40 @@ func ruleCovers(o, w *rbacv1.PolicyRule) bool {
 		return false
 	}
 	return len(o.ResourceNames) == 0 || len(w.ResourceNames) > 0 && slices.Contains(o.ResourceNames, w.ResourceNames[0])
+}
+
+// Compact merges rules of one group and one resource that differ in their verbs
+// only, so that a message names each thing once.
+func Compact(rules []rbacv1.PolicyRule) []rbacv1.PolicyRule {
+	var out []rbacv1.PolicyRule
+	at := map[string]int{}
+	for _, r := range rules {
+		id := fmt.Sprintf("%q %q %q %q", r.APIGroups, r.Resources, r.ResourceNames, r.NonResourceURLs)
+		i, ok := at[id]
+		if !ok {
+			at[id] = len(out)
+			out = append(out, *r.DeepCopy())
+			continue
+		}
+		for _, v := range r.Verbs {
+			if !slices.Contains(out[i].Verbs, v) {
+				out[i].Verbs = append(out[i].Verbs, v)
+			}
+		}
+	}
+	return out
+}
+
+// Describe is a rule on one line, as error messages show it.
+func Describe(r rbacv1.PolicyRule) string {
+	var parts []string
+	for _, p := range []struct {
+		name string
+		list []string
+	}{{"APIGroups", r.APIGroups}, {"Resources", r.Resources}, {"NonResourceURLs", r.NonResourceURLs}, {"ResourceNames", r.ResourceNames}, {"Verbs", r.Verbs}} {
+		if len(p.list) > 0 {
+			parts = append(parts, fmt.Sprintf("%s:%q", p.name, p.list))
+		}
+	}
+	return "{" + strings.Join(parts, ", ") + "}"
 }

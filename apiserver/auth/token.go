@@ -14,13 +14,17 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"proa.dev/kind"
 	"proa.dev/view"
@@ -73,17 +77,22 @@ type claims struct {
 	Kubernetes private `json:"kubernetes.io"`
 }
 
-// Issue fills in tr for the account. Errors say what is wrong with the request.
+// Issue fills in tr for the account. Errors are apimachinery StatusErrors that
+// say what is wrong with the request.
 func (t *ServiceAccountTokens) Issue(sa *corev1.ServiceAccount, tr *authenticationv1.TokenRequest) error {
 	seconds := int64(defaultTokenSeconds)
 	if tr.Spec.ExpirationSeconds != nil {
 		seconds = *tr.Spec.ExpirationSeconds
 	}
+	invalid := func(why string) error {
+		return apierrors.NewInvalid(schema.GroupKind{Group: authenticationv1.GroupName, Kind: "TokenRequest"}, sa.Name,
+			field.ErrorList{field.Invalid(field.NewPath("spec", "expirationSeconds"), seconds, why)})
+	}
 	if seconds < minTokenSeconds {
-		return fmt.Errorf("spec.expirationSeconds: Invalid value: %d: may not specify a duration less than 10 minutes", seconds)
+		return invalid("may not specify a duration less than 10 minutes")
 	}
 	if seconds > maxTokenSeconds {
-		return fmt.Errorf("spec.expirationSeconds: Invalid value: %d: may not specify a duration larger than 2^32 seconds", seconds)
+		return invalid("may not specify a duration larger than 2^32 seconds")
 	}
 	audiences := tr.Spec.Audiences
 	if len(audiences) == 0 {
@@ -110,20 +119,20 @@ func (t *ServiceAccountTokens) Issue(sa *corev1.ServiceAccount, tr *authenticati
 		case b.Kind == "Node" && b.APIVersion == "v1":
 			k = kind.Node
 		default:
-			return fmt.Errorf("cannot bind token for serviceaccount to %s %s: only Pod, Secret and Node are supported", b.APIVersion, b.Kind)
+			return apierrors.NewBadRequest(fmt.Sprintf("cannot bind token to object of type %s", schema.FromAPIVersionAndKind(b.APIVersion, b.Kind)))
 		}
 		o := s.Get(k, scoped(k, sa.Namespace), b.Name)
 		if o == nil {
-			return fmt.Errorf("%s %q not found", k.Plural, b.Name)
+			return apierrors.NewNotFound(k.GroupResource(), b.Name)
 		}
 		if b.UID != "" && b.UID != o.GetUID() {
-			return fmt.Errorf("the UID in the bound object reference (%s) does not match the UID in record. The object might have been deleted and then recreated", b.UID)
+			return apierrors.NewConflict(schema.GroupResource{Resource: b.Kind}, b.Name, fmt.Errorf("the UID in the bound object reference (%s) does not match the UID in record. The object might have been deleted and then recreated", b.UID))
 		}
 		r := &ref{b.Name, o.GetUID()}
 		switch o := o.(type) {
 		case *corev1.Pod:
 			if o.Spec.ServiceAccountName != sa.Name {
-				return fmt.Errorf("cannot bind token for serviceaccount %q to pod running with different serviceaccount name", sa.Name)
+				return apierrors.NewBadRequest(fmt.Sprintf("cannot bind token for serviceaccount %q to pod running with different serviceaccount name.", sa.Name))
 			}
 			c.Kubernetes.Pod = r
 			if o.Spec.NodeName != "" {
@@ -206,7 +215,7 @@ func (t *ServiceAccountTokens) AuthenticateToken(_ context.Context, token string
 		return User{}, nil, false, fmt.Errorf("token audiences %q is invalid for the target audiences %q", []string(c.Audience), audiences)
 	}
 	now := t.Now()
-	if c.Expiry != nil && now.After(c.Expiry.Time().Add(leeway)) {
+	if c.Expiry == nil || now.After(c.Expiry.Time().Add(leeway)) {
 		return User{}, nil, false, errors.New("service account token has expired")
 	}
 	if c.NotBefore != nil && now.Add(leeway).Before(c.NotBefore.Time()) {
@@ -217,7 +226,10 @@ func (t *ServiceAccountTokens) AuthenticateToken(_ context.Context, token string
 	if !alive(s, kind.ServiceAccount, k.Namespace, &k.ServiceAccount, now) {
 		return User{}, nil, false, errors.New("service account token has been invalidated: its service account is gone")
 	}
-	extra := map[string][]string{"authentication.kubernetes.io/credential-id": {"JTI=" + c.ID}}
+	if c.Subject != ServiceAccountUser+k.Namespace+":"+k.ServiceAccount.Name {
+		return User{}, nil, false, fmt.Errorf("service account token of %q names %q as its subject", k.ServiceAccount.Name, c.Subject)
+	}
+	extra := map[string][]string{CredentialID: {"JTI=" + c.ID}}
 	if k.Pod != nil {
 		if !alive(s, kind.Pod, k.Namespace, k.Pod, now) {
 			return User{}, nil, false, errors.New("service account token has been invalidated: its pod is gone")
@@ -288,27 +300,60 @@ func (t *ServiceAccountTokens) parse(token string) (c *claims, mine bool, err er
 // browsers use on WebSockets.
 type Bearer struct{ Tokens TokenAuthenticator }
 
-// Authenticate implements Authenticator.
+// webSocketBearer begins the subprotocol that carries a token, in base64url
+// without padding.
+const webSocketBearer = "base64url.bearer.authorization.k8s.io."
+
+// Authenticate implements Authenticator. A token in a WebSocket's subprotocols is
+// taken out of the request's header, so that it is neither answered nor passed on.
 func (b Bearer) Authenticate(r *http.Request) (User, bool, error) {
-	token := ""
-	if scheme, rest, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "bearer") {
-		token = strings.TrimSpace(rest)
-	}
-	if token == "" {
-		for _, p := range strings.Split(r.Header.Get("Sec-WebSocket-Protocol"), ",") {
-			if enc, ok := strings.CutPrefix(strings.TrimSpace(p), "base64url.bearer.authorization.k8s.io."); ok {
-				if dec, err := base64.RawURLEncoding.DecodeString(enc); err == nil {
-					token = string(dec)
-				}
-			}
-		}
-	}
-	if token == "" {
-		return User{}, false, nil
+	token, err := bearerToken(r)
+	if err != nil || token == "" {
+		return User{}, false, err
 	}
 	u, _, ok, err := b.Tokens.AuthenticateToken(r.Context(), token, nil)
 	if !ok && err == nil {
 		err = errors.New("invalid bearer token")
 	}
 	return u, ok, err
+}
+
+func bearerToken(r *http.Request) (string, error) {
+	if scheme, rest, ok := strings.Cut(strings.TrimSpace(r.Header.Get("Authorization")), " "); ok && strings.EqualFold(scheme, "bearer") {
+		if rest = strings.TrimSpace(rest); rest != "" {
+			return rest, nil
+		}
+	}
+	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		return "", nil
+	}
+	token := ""
+	var others []string
+	for _, line := range r.Header.Values("Sec-WebSocket-Protocol") {
+		for p := range strings.SplitSeq(line, ",") {
+			p = strings.TrimSpace(p)
+			enc, ok := strings.CutPrefix(p, webSocketBearer)
+			if !ok {
+				others = append(others, p)
+				continue
+			}
+			if token != "" {
+				return "", errors.New("multiple base64.bearer.authorization tokens specified")
+			}
+			dec, err := base64.RawURLEncoding.DecodeString(enc)
+			if err != nil || len(dec) == 0 || !utf8.Valid(dec) {
+				return "", errors.New("invalid base64.bearer.authorization token encoding")
+			}
+			token = string(dec)
+		}
+	}
+	if token == "" {
+		return "", nil
+	}
+	// The server has to choose a subprotocol, and must not choose this one.
+	if len(others) == 0 {
+		return "", errors.New("missing additional subprotocol")
+	}
+	r.Header.Set("Sec-WebSocket-Protocol", strings.Join(others, ","))
+	return token, nil
 }

@@ -249,7 +249,7 @@ func (s *server) startAPI(st *disk.Store, services netip.Prefix) error {
 	issuer := "https://kubernetes.default.svc." + first.Domain
 	s.tokens = &auth.ServiceAccountTokens{Issuer: issuer, Audiences: []string{issuer}, Key: s.ca.ServiceAccountKey, Now: s.clock.Now,
 		Snapshot: s.view.Snapshot, NewID: func() string { return newUUID(s.rand) }}
-	s.authn = auth.Union{auth.X509{Roots: s.ca.Pool(), Now: s.clock.Now}, auth.Bearer{Tokens: s.tokens}}
+	s.authn = auth.Union{&auth.X509{Roots: s.ca.Pool(), Now: s.clock.Now}, auth.Bearer{Tokens: s.tokens}}
 	rbac := &auth.RBAC{View: s.view}
 	s.authz = auth.Chain{auth.Node{Snapshot: s.view.Snapshot}, rbac}
 	addresses := &admit.Addresses{Range: services, PortFirst: portFirst, PortEnd: portEnd, View: s.view, Rand: s.rand}
