@@ -2,9 +2,7 @@
 // manifests, shows how it comes, and says what is wrong when it does not.
 //
 // Deploy creates what is missing and patches what is there (strategic merge), so
-// that running it again is harmless and brings back what was changed by hand. What
-// kubectl remembers about its last apply is written too: `kubectl apply` of the same
-// files goes on from there.
+// that running it again is harmless and brings back what was changed by hand.
 //
 // Bounds: Deploy gives up after 60 seconds in which nothing changed, or 10 minutes;
 // Delete after two minutes.
@@ -164,38 +162,7 @@ func decode(doc []byte) (item, error) {
 	if k.Scope == kind.Namespaced && obj.GetNamespace() == "" {
 		return item{}, fmt.Errorf("%s %q without a namespace", k.Singular, obj.GetName())
 	}
-	if raw, err = remember(raw, obj); err != nil {
-		return item{}, err
-	}
 	return item{kind: k, obj: obj, json: raw}, nil
-}
-
-// remember puts kubectl's note of the last apply into the object and its JSON.
-func remember(raw []byte, obj kind.Object) ([]byte, error) {
-	var doc map[string]any
-	if err := json.Unmarshal(raw, &doc); err != nil {
-		return nil, err
-	}
-	meta := doc["metadata"].(map[string]any)
-	if _, ok := meta["annotations"]; !ok {
-		meta["annotations"] = map[string]any{}
-	}
-	note, err := json.Marshal(doc)
-	if err != nil {
-		return nil, err
-	}
-	annotations, ok := meta["annotations"].(map[string]any)
-	if !ok {
-		return nil, fmt.Errorf("object %q: its annotations are no map", obj.GetName())
-	}
-	annotations[corev1.LastAppliedConfigAnnotation] = string(note) + "\n"
-	all := obj.GetAnnotations()
-	if all == nil {
-		all = map[string]string{}
-	}
-	all[corev1.LastAppliedConfigAnnotation] = string(note) + "\n"
-	obj.SetAnnotations(all)
-	return json.Marshal(doc)
 }
 
 // apply says what it did: "created", "changed", or nothing.
