@@ -168,6 +168,7 @@ func (l *lab) creates(ctx context.Context, pid int, c load, namespace string, f 
 			return 0, nil, err
 		}
 	}
+	profiled := l.profileServer(ctx, admin, loadFor)
 	var n atomic.Int64
 	lists := make([][]time.Duration, c.clients)
 	errs := make([]error, c.clients)
@@ -193,7 +194,7 @@ func (l *lab) creates(ctx context.Context, pid int, c load, namespace string, f 
 	for _, list := range lists {
 		latencies = append(latencies, list...)
 	}
-	return float64(len(latencies)) / wall.Seconds(), latencies, errors.Join(errs...)
+	return float64(len(latencies)) / wall.Seconds(), latencies, errors.Join(append(errs, profiled())...)
 }
 
 func makeNamespace(ctx context.Context, c client.Client, name string) error {

@@ -55,9 +55,9 @@ func (f Figure) verdict() string {
 		ratio = 1 / ratio
 	}
 	if ratio >= 1 {
-		return fmt.Sprintf("met, %.2g× better", ratio)
+		return "met, " + number(ratio) + "× better"
 	}
-	return fmt.Sprintf("**missed**, %.2g× worse", 1/ratio)
+	return "**missed**, " + number(1/ratio) + "× worse"
 }
 
 // measured is "median (min–max)" with the unit.

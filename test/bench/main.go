@@ -78,7 +78,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&o.only, "only", "", "names of measurements, with commas between")
 	flag.IntVar(&o.runs, "runs", 5, "runs of what is short")
 	flag.DurationVar(&o.watched, "idle", 2*time.Minute, "how long an idle cluster is watched")
-	flag.StringVar(&o.cpuprofile, "cpuprofile", "", "write CPU profiles of in-process measurements to this file")
+	flag.StringVar(&o.cpuprofile, "cpuprofile", "", "write a CPU profile to this file: of the server where there is one, else of the measurement")
 	flag.StringVar(&o.child, "child", "", "")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -156,6 +156,11 @@ func spawn(ctx context.Context, b bench, o options) ([]Figure, error) {
 	proa, err := filepath.Abs(o.proa)
 	if err != nil {
 		return nil, err
+	}
+	if o.cpuprofile != "" {
+		if o.cpuprofile, err = filepath.Abs(o.cpuprofile); err != nil {
+			return nil, err
+		}
 	}
 	cmd := exec.CommandContext(ctx, self, "-child", b.name, "-proa", proa, "-dir", o.dir, fmt.Sprintf("-runs=%d", o.runs),
 		"-idle", o.watched.String(), "-cpuprofile", o.cpuprofile)

@@ -89,6 +89,11 @@ func (l *lab) sequential(ctx context.Context) ([]Figure, error) {
 			starts = append(starts, took)
 			started.ServerCPU, started.LoadCPU, started.Wall = started.ServerCPU+cpu.ServerCPU, started.LoadCPU+cpu.LoadCPU, started.Wall+cpu.Wall
 		}
+		// The program must have set its trap: SIGTERM is lost on a process 1 that
+		// does not handle it.
+		if err := pause(ctx, 200*time.Millisecond); err != nil {
+			return nil, err
+		}
 		watched = startWatch(pid)
 		if err := c.Delete(ctx, kind.Pod, "default", name, metav1.DeleteOptions{}); err != nil {
 			return nil, err

@@ -1,10 +1,43 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"net/http"
+	"net/url"
 	"os"
 	"runtime/pprof"
+	"strconv"
+	"time"
+
+	"proa.dev/client"
 )
+
+// profileServer writes a CPU profile of the server over the next seconds, if one
+// is wanted; wait returns when it is written. The newest one stays.
+func (l *lab) profileServer(ctx context.Context, c *client.HTTP, d time.Duration) (wait func() error) {
+	if l.cpuprofile == "" {
+		return func() error { return nil }
+	}
+	done := make(chan error, 1)
+	go func() {
+		done <- func() error {
+			r, err := c.Do(ctx, http.MethodGet, "/debug/pprof/profile", url.Values{"seconds": {strconv.Itoa(int(d.Seconds()))}}, "*/*", "", nil)
+			if err != nil {
+				return err
+			}
+			defer r.Body.Close()
+			f, err := os.Create(l.cpuprofile)
+			if err != nil {
+				return fmt.Errorf("write a profile: %w", err)
+			}
+			defer f.Close()
+			_, err = f.ReadFrom(r.Body)
+			return err
+		}()
+	}()
+	return func() error { return <-done }
+}
 
 // profile writes a CPU profile of this process until stop, if one is wanted.
 func (l *lab) profile() (stop func(), err error) {

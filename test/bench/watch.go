@@ -106,6 +106,12 @@ func (l *lab) fan(ctx context.Context, pid int, namespace string, run, perSecond
 	}
 	var n atomic.Int64
 	errs := make([]error, writers)
+	admin, err := l.client()
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	defer admin.Close()
+	profiled := l.profileServer(ctx, admin, loadFor)
 	watched := startWatch(pid)
 	var writing sync.WaitGroup
 	for w := range writers {
@@ -144,7 +150,7 @@ func (l *lab) fan(ctx context.Context, pid int, namespace string, run, perSecond
 		})
 	}
 	writing.Wait()
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(append(errs, profiled())...); err != nil {
 		return 0, 0, nil, err
 	}
 	for limit := time.Now().Add(time.Minute); got.Load() < n.Load()*watchers; {
