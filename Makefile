@@ -6,6 +6,7 @@ EMBED := cmd/proa/embedded
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w
 STATIC := CGO_ENABLED=0
+KUBECTL_VERSION := $(foreach v,gitVersion=v1.37.2 gitMajor=1 gitMinor=37 gitTreeState=clean,-X k8s.io/component-base/version.$(v))
 
 .PHONY: help build deps up down test check sim bench images update clean
 
@@ -19,7 +20,7 @@ build: deps ## build bin/proa with its helpers inside
 	@mkdir -p $(BIN)/helpers
 	$(STATIC) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/helpers/proa-monitor ./cmd/proa-monitor
 	CGO_ENABLED=1 $(GO) build -trimpath -tags seccomp,netgo,osusergo -ldflags '$(LDFLAGS) -linkmode external -extldflags -static' -o $(BIN)/helpers/proa-runner ./cmd/proa-runner
-	$(STATIC) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/helpers/proa-kubectl ./cmd/proa-kubectl
+	$(STATIC) $(GO) build -trimpath -ldflags '$(LDFLAGS) $(KUBECTL_VERSION)' -o $(BIN)/helpers/proa-kubectl ./cmd/proa-kubectl
 	@$(GO) run ./tools/pack $(EMBED) $(BIN)/helpers/proa-monitor $(BIN)/helpers/proa-runner $(BIN)/helpers/proa-kubectl
 	$(STATIC) $(GO) build -trimpath -ldflags '$(LDFLAGS) -X main.version=$(VERSION)' -o $(BIN)/proa ./cmd/proa
 

@@ -99,8 +99,13 @@ func (a *Addresses) assign(_ context.Context, r *Request) error {
 	defer a.mu.Unlock()
 	a.sync()
 	id := svc.Namespace + "/" + svc.Name
+	wrong := kind.Service.Validate
 	if old != nil {
 		keep(svc, old)
+		wrong = func(o kind.Object) field.ErrorList { return kind.Service.ValidateUpdate(o, old) }
+	}
+	if len(wrong(svc)) > 0 {
+		return nil // nothing is given to a Service that validation refuses, with all its problems at once
 	}
 	spec := &svc.Spec
 	invalid := func(p *field.Path, value any, why string) error {

@@ -272,8 +272,9 @@ func (b *box) namespace(t testing.TB) string {
 }
 
 func (b *box) dump(t testing.TB, ns string) {
-	for _, args := range [][]string{{"get", "all", "-o", "wide"}, {"get", "events", "--sort-by=.lastTimestamp"}, {"describe", "pods"}} {
-		t.Log(b.tryKubectl(ns, args...))
+	for _, args := range [][]string{{"get", "all", "-o", "wide"}, {"get", "events", "--sort-by=.lastTimestamp"}} {
+		lines := strings.Split(b.tryKubectl(ns, args...).String(), "\n")
+		t.Log(strings.Join(lines[max(0, len(lines)-25):], "\n"))
 	}
 	b.dumpLog(t)
 }
