@@ -53,7 +53,7 @@ func root() *cobra.Command {
 		Short: "Kubernetes in one small binary",
 		Long: `proa runs a whole Kubernetes cluster from one file: API server and store,
 controllers, scheduler, node agent with its own container engine, pod network,
-service proxy and DNS. Real kubectl, Helm and operators work unmodified.
+service proxy and DNS. The real kubectl is inside.
 
 Start here:
   proa up                  start a cluster on this machine (as root)
@@ -65,6 +65,7 @@ Start here:
 		// Flags before the word kubectl are proa's own, those after it kubectl's.
 		TraverseChildren: true,
 	}
+	group(c)
 	c.PersistentFlags().StringVar(&o.name, "name", cluster.DefaultName, "which cluster on this machine")
 	c.PersistentFlags().StringVar(&o.dataDir, "data-dir", "", "where the cluster keeps its data (default /var/lib/proa/NAME)")
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
@@ -74,6 +75,23 @@ Start here:
 		imageCommand(&o), kubectlCommand(&o), demoCommand(&o), versionCommand())
 	c.CompletionOptions.HiddenDefaultCmd = false
 	return c
+}
+
+// group makes a command that only has commands below it: alone it shows its help,
+// and a word that is none of them is an error.
+func group(c *cobra.Command) {
+	c.SuggestionsMinimumDistance = 2
+	c.Args = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		hint := ""
+		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+			hint = fmt.Sprintf("did you mean `%s %s`? ", c.CommandPath(), near[0])
+		}
+		return fmt.Errorf("unknown command %q; %s`%s --help` lists them", args[0], hint, c.CommandPath())
+	}
+	c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 }
 
 func versionCommand() *cobra.Command {

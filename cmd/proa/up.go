@@ -132,7 +132,7 @@ func settings(path string, flags cluster.Settings) (cluster.Settings, error) {
 // up starts the server in the background and waits until it is ready.
 func up(ctx context.Context, out io.Writer, cl cluster.Cluster, s cluster.Settings, kubeconfigPath, config string) error {
 	if pid := runningPID(cl); pid != 0 {
-		card, err := cl.Load()
+		card, err := cl.Prepare(s)
 		if err != nil {
 			return err
 		}
