@@ -246,6 +246,8 @@ func TestManyPodsSettle(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	c.delete(kind.Deployment, "web", metav1.DeletePropagationForeground)
-	c.until("all are gone", func(s view.Snapshot) bool { return s.Get(kind.Deployment, "shop", "web") == nil && s.Len(kind.Pod) == 0 })
+	c.until("all are gone", func(s view.Snapshot) bool {
+		return s.Get(kind.Deployment, "shop", "web") == nil && s.Len(kind.Pod) == 0
+	})
 	t.Logf("gone after %v", time.Since(began))
 }

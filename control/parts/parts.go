@@ -18,6 +18,7 @@ import (
 	"proa.dev/control/replicaset"
 	"proa.dev/control/rootca"
 	"proa.dev/control/serviceaccount"
+	"proa.dev/control/statefulset"
 	"proa.dev/kind"
 )
 
@@ -36,6 +37,7 @@ func All(table *kind.Table, ca string) []control.Part {
 		endpointslice.Part(),
 		endpointslice.EndpointsPart(),
 		daemonset.Part(),
+		statefulset.Part(),
 		job.Part(),
 		job.TTLPart(),
 		job.OrphanPart(),

@@ -40,7 +40,8 @@ func TestPartsAreComplete(t *testing.T) {
 
 // shared doors have more than one writer, each with fields of its own.
 var shared = map[string]string{
-	"pods/status": "Ready=False of silent nodes; DisruptionTarget of evictions; phase Failed of pods that no node will finish",
+	"controllerrevisions.apps": "each its own sets' revisions, by owner",
+	"pods/status":              "Ready=False of silent nodes; DisruptionTarget of evictions; phase Failed of pods that no node will finish",
 }
 
 // Each field has one writer: two parts may update one door only if it is said why.
