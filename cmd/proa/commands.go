@@ -314,7 +314,7 @@ func printStatus(out io.Writer, states []status, format string) error {
 
 func imageCommand(o *options) *cobra.Command {
 	c := &cobra.Command{Use: "image", Short: "Bring container images in, list them, remove them"}
-	group(c)
+	onlyGroups(c)
 	c.AddCommand(
 		&cobra.Command{Use: "import FILE...|-", Short: "Import docker or OCI archives, also from standard input",
 			Example: "  proa image import app.tar\n  docker save app:1 | proa image import -", Args: cobra.MinimumNArgs(1),

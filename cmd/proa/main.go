@@ -65,7 +65,7 @@ Start here:
 		// Flags before the word kubectl are proa's own, those after it kubectl's.
 		TraverseChildren: true,
 	}
-	group(c)
+	onlyGroups(c)
 	c.PersistentFlags().StringVar(&o.name, "name", cluster.DefaultName, "which cluster on this machine")
 	c.PersistentFlags().StringVar(&o.dataDir, "data-dir", "", "where the cluster keeps its data (default /var/lib/proa/NAME)")
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
@@ -77,9 +77,9 @@ Start here:
 	return c
 }
 
-// group makes a command that only has commands below it: alone it shows its help,
+// onlyGroups makes a command that only has commands below it: alone it shows its help,
 // and a word that is none of them is an error.
-func group(c *cobra.Command) {
+func onlyGroups(c *cobra.Command) {
 	c.SuggestionsMinimumDistance = 2
 	c.Args = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 {
