@@ -9,15 +9,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"proa.dev/client"
 	"proa.dev/cluster"
@@ -25,7 +31,11 @@ import (
 	"proa.dev/ctl/demo"
 	"proa.dev/engine/image"
 	"proa.dev/examples/dockercoins"
+	"proa.dev/kind"
 )
+
+// sample is the namespace of the sample application.
+const sample = "dockercoins"
 
 func demoCommand(o *options) *cobra.Command {
 	var images string
@@ -75,10 +85,20 @@ func runDemo(ctx context.Context, out io.Writer, cl cluster.Cluster, api client.
 	if err != nil {
 		return err
 	}
-	if err := answers(ctx, address); err != nil {
+	host, err := answers(ctx, address)
+	if err != nil {
 		return err
 	}
-	kubectl := "proa" + nameFlag(cl.Name) + " kubectl -n dockercoins"
+	if other, err := elsewhere(ctx, api, host, address); err != nil {
+		return err
+	} else if other != "" {
+		fmt.Fprintf(out, "  another cluster's page answers at %s; here the node port leads to it\n", address)
+		if _, err := answers(ctx, other); err != nil {
+			return err
+		}
+		address = other
+	}
+	kubectl := "proa" + nameFlag(cl.Name) + " kubectl -n " + sample
 	fmt.Fprintf(out, "\nthe sample runs after %s; the page is at %s\n\ntry:\n", round(time.Since(began)), address)
 	for _, t := range []struct{ args, what string }{
 		{"get pods", "see what runs"},
@@ -237,42 +257,73 @@ func readTags(file string) ([]tagged, error) {
 	return list, nil
 }
 
-// answers waits until the page comes, at most 15 seconds.
-func answers(ctx context.Context, address string) error {
+// answers waits until the page comes, at most 15 seconds, and returns the name of
+// the pod that served it.
+func answers(ctx context.Context, address string) (host string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	var last error
 	for {
 		one, stop := context.WithTimeout(ctx, 3*time.Second)
-		err := get(one, address)
+		host, err := ask(one, address+"json")
 		stop()
 		if err == nil {
-			return nil
+			return host, nil
 		}
 		if ctx.Err() == nil || last == nil {
 			last = err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("open the page at %s: %w; the pods are ready, so look at the network: `proa doctor`", address, last)
+			return "", fmt.Errorf("open the page at %s: %w; the pods are ready, so look at the network: `proa doctor`", address, last)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }
 
-func get(ctx context.Context, address string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+func ask(ctx context.Context, url string) (host string, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return err
+		return "", err
 	}
 	web := http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // no proxy: the address is this machine's
 	res, err := web.Do(req)
 	if err != nil {
-		return err
+		return "", err
 	}
-	res.Body.Close()
+	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("it answered %s", res.Status)
+		return "", fmt.Errorf("it answered %s", res.Status)
 	}
-	return nil
+	var page struct{ Host string }
+	if err := json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&page); err != nil {
+		return "", fmt.Errorf("something else answered: %w", err)
+	}
+	return page.Host, nil
+}
+
+// elsewhere is empty when host is a pod of this cluster. Clusters side by side
+// share the machine's address: then it is the page's address by its node port.
+func elsewhere(ctx context.Context, c client.Client, host, address string) (string, error) {
+	_, err := c.Get(ctx, kind.Pod, sample, host, metav1.GetOptions{})
+	if err == nil {
+		return "", nil
+	}
+	if !apierrors.IsNotFound(err) {
+		return "", fmt.Errorf("look for the page's pod %q: %w", host, err)
+	}
+	obj, err := c.Get(ctx, kind.Service, sample, "webui", metav1.GetOptions{})
+	if err != nil {
+		return "", fmt.Errorf("look for the page's service: %w", err)
+	}
+	u, err := url.Parse(address)
+	if err != nil {
+		return "", err
+	}
+	for _, p := range obj.(*corev1.Service).Spec.Ports {
+		if p.NodePort != 0 {
+			return "http://" + net.JoinHostPort(u.Hostname(), strconv.Itoa(int(p.NodePort))) + "/", nil
+		}
+	}
+	return "", fmt.Errorf("open the page at %s: another cluster on this machine answers there; stop it, or change the port of service webui", address)
 }

@@ -138,7 +138,7 @@ func TestSample(t *testing.T) {
 	began := time.Now()
 	out := b.run("demo", "--images", images)
 	t.Logf("the sample ran after %s", time.Since(began).Round(time.Millisecond))
-	found := regexp.MustCompile(`the page is at (http://\S+:)8080/\n`).FindStringSubmatch(out)
+	found := regexp.MustCompile(`the page is at (http://\S+:)[0-9]+/\n`).FindStringSubmatch(out)
 	if found == nil {
 		t.Fatalf("demo prints no address:\n%s", out)
 	}
