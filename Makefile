@@ -7,8 +7,6 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w
 STATIC := CGO_ENABLED=0
 # The real kubectl says which Kubernetes it is of.
-KUBECTL := -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37 \
-	-X k8s.io/client-go/pkg/version.gitVersion=v1.37.2
 KUBECTL_VERSION := $(foreach v,gitVersion=v1.37.2 gitMajor=1 gitMinor=37 gitTreeState=clean,-X k8s.io/component-base/version.$(v))
 
 .PHONY: help build deps up down test check sim bench images update clean
