@@ -286,7 +286,7 @@ spec:
     - {name: COLOR, valueFrom: {fieldRef: {fieldPath: "metadata.labels['color']"}}}
     - {name: MEM, valueFrom: {resourceFieldRef: {resource: limits.memory, divisor: 1Mi}}}
     - {name: ONE, valueFrom: {configMapKeyRef: {name: c, key: KEY}}}
-    - {name: NONE, valueFrom: {secretKeyRef: {name: s, key: no, optional: true}}}
+    - {name: NONE, valueFrom: {secretKeyRef: {name: s, key: nothing, optional: true}}}
     volumeMounts:
     - {name: disk, mountPath: /disk}
     - {name: mem, mountPath: /mem}
@@ -405,7 +405,7 @@ spec:
 	for _, c := range []struct{ pod, script, want string }{
 		{"plain", "id -u; touch /x && echo wrote", "0\nwrote\n"},
 		{"plain", "grep CapEff /proc/self/status | cut -f2", "00000000a80425fb\n"},
-		{"plain", "cat /proc/kcore 2>&1 | head -c 4; cat /proc/keys 2>/dev/null | wc -l; echo x > /proc/sysrq-trigger 2>&1 || echo denied", "0\ndenied\n"},
+		{"plain", "cat /proc/kcore 2>/dev/null | head -c 4; cat /proc/keys 2>/dev/null | wc -l; echo x > /proc/sysrq-trigger 2>&1 || echo denied", "0\ndenied\n"},
 		{"user", "id -u; id -g; id -G | tr ' ' '\\n' | sort | tr '\\n' ' '; stat -c '%g %a' /v | cut -d' ' -f1; touch /v/f && stat -c %u:%g /v/f", "1000\n3000\n2000 3000 4000 2000\n1000:2000\n"},
 		{"readonly", "touch /x 2>&1 | grep -o Read-only; touch /v/x && echo wrote", "Read-only\nwrote\n"},
 		{"caps", "grep CapEff /proc/self/status | cut -f2; chown 1 /tmp 2>&1 | grep -o 'not permitted'", "0000000000000400\nnot permitted\n"},

@@ -1,8 +1,10 @@
 // Package load sends a bounded number of HTTP requests and counts what came back.
 // It neither retries nor hides anything: a request that does not end in the wanted
-// status with a whole body within Timeout is a failure. Idempotent requests on a
-// reused connection that the server closed are not sent again either (requests
-// carry a body reader that net/http cannot rewind), so keep-alive losses show.
+// status with a whole body within Timeout is a failure. Requests on connections of
+// their own carry a body that net/http cannot rewind, so that it sends none of them
+// twice. With Keep they are plain GETs as every HTTP client sends them: one that
+// meets the end of its reused connection before the first byte of an answer is
+// repeated by net/http, as HTTP provides for (RFC 9110, 9.2.2).
 package load
 
 import (
@@ -25,7 +27,6 @@ type Config struct {
 	Rate     int           // requests per second in total; 0 means as fast as answers come
 	Keep     bool          // reuse connections; otherwise each request opens its own
 	Timeout  time.Duration // of one request; default 10 s
-	Source   string        // "" or "pod": only a name for the report
 }
 
 // Result of a run.
@@ -78,7 +79,7 @@ func Run(ctx context.Context, c Config) Result {
 					return
 				}
 				sent := time.Now()
-				a, err := one(client, c.URL)
+				a, err := one(client, c.URL, c.Keep)
 				took := time.Since(sent)
 				mu.Lock()
 				r.Requests++
@@ -129,12 +130,15 @@ func (o *once) Read(p []byte) (int, error) {
 	return 1, io.EOF
 }
 
-func one(client *http.Client, url string) (Answer, error) {
+func one(client *http.Client, url string, keep bool) (Answer, error) {
 	req, err := http.NewRequest(http.MethodPost, url, &once{})
 	if err != nil {
 		return Answer{}, err
 	}
 	req.ContentLength = 1
+	if keep {
+		req, _ = http.NewRequest(http.MethodGet, url, nil)
+	}
 	res, err := client.Do(req)
 	if err != nil {
 		return Answer{}, err
