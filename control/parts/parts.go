@@ -4,6 +4,7 @@ package parts
 import (
 	"proa.dev/control"
 	"proa.dev/control/clusterrole"
+	"proa.dev/control/cronjob"
 	"proa.dev/control/daemonset"
 	"proa.dev/control/deployment"
 	"proa.dev/control/disruption"
@@ -40,6 +41,7 @@ func All(table *kind.Table, ca string) []control.Part {
 		statefulset.Part(),
 		job.Part(),
 		job.TTLPart(),
+		cronjob.Part(),
 		job.OrphanPart(),
 		node.Part(),
 		node.EvictPart(),
