@@ -179,6 +179,9 @@ func up(ctx context.Context, out io.Writer, cl cluster.Cluster, s cluster.Settin
 	}
 	w.Close()
 	if err := follow(ctx, out, r); err != nil {
+		if ctx.Err() == nil {
+			cmd.Wait() // its locks are free when this returns
+		}
 		return fmt.Errorf("%w; the log is %s", err, cl.Path("proa.log"))
 	}
 	cmd.Process.Release()
