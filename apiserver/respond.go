@@ -127,6 +127,10 @@ func (q *request) send(code int, obj runtime.Object, gvk schema.GroupVersionKind
 func (q *request) sendObject(code int, k *kind.Kind, obj kind.Object) error {
 	switch q.choice.As {
 	case wire.AsTable:
+		if k.Virtual {
+			// A review has nothing to show in columns.
+			return notAcceptable(wire.Accepted)
+		}
 		t, err := q.table(k, []kind.Object{obj}, metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()})
 		if err != nil {
 			return err

@@ -1,0 +1,400 @@
+package conformance
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"flag"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	utilversion "k8s.io/apimachinery/pkg/version"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"proa.dev/act"
+	"proa.dev/apiserver"
+	"proa.dev/apiserver/admit"
+	"proa.dev/apiserver/auth"
+	"proa.dev/client"
+	"proa.dev/client/record"
+	"proa.dev/cluster/first"
+	"proa.dev/cluster/pki"
+	"proa.dev/control"
+	"proa.dev/control/parts"
+	"proa.dev/env"
+	"proa.dev/kind"
+	"proa.dev/sched/loop"
+	"proa.dev/store/mem"
+	"proa.dev/view"
+	"proa.dev/view/feed"
+)
+
+var (
+	kubeconfig = flag.String("kubeconfig", "", "run against this cluster instead of a server in this process")
+	image      = flag.String("image", "busybox:1", "what pods run; it must have a shell")
+	update     = flag.Bool("update", false, "write docs/CONFORMANCE.md")
+)
+
+// cluster is what the behaviours are tried on.
+type cluster struct {
+	config *rest.Config
+	*kubernetes.Clientset
+	dynamic dynamic.Interface
+}
+
+func start(t *testing.T) *cluster {
+	t.Helper()
+	c := &cluster{}
+	if *kubeconfig != "" {
+		cfg, err := clientcmd.BuildConfigFromFlags("", *kubeconfig)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.config = cfg
+	} else {
+		c.config = serve(t)
+	}
+	c.config.QPS = -1
+	// Warnings are looked at where they matter.
+	c.config.WarningHandlerWithContext = rest.NoWarnings{}
+	c.connect(t)
+	return c
+}
+
+func (c *cluster) connect(t *testing.T) {
+	t.Helper()
+	var err error
+	if c.Clientset, err = kubernetes.NewForConfig(c.config); err != nil {
+		t.Fatal(err)
+	}
+	if c.dynamic, err = dynamic.NewForConfig(c.config); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// as is the same cluster with another configuration.
+func (c *cluster) as(t *testing.T, change func(*rest.Config)) *cluster {
+	t.Helper()
+	out := &cluster{config: rest.CopyConfig(c.config)}
+	change(out.config)
+	out.connect(t)
+	return out
+}
+
+// serve runs a whole cluster but its nodes' containers in this process until the
+// test ends.
+func serve(t *testing.T) *rest.Config {
+	t.Helper()
+	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	clock, random := env.SystemClock(), env.SystemRand()
+	ca, err := pki.Open(t.TempDir(), clock.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	run := func(name string, f func(context.Context) error) {
+		running.Go(func() {
+			if err := f(ctx); err != nil && ctx.Err() == nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+	}
+	st := mem.Open(mem.Config{})
+	v := view.New(kind.All, 0)
+	f := feed.New(st, v, kind.DecodeStored, log)
+	if err := f.Load(ctx); err != nil {
+		t.Fatal(err)
+	}
+	run("feed", f.Run)
+
+	services := netip.MustParsePrefix("10.96.0.0/16")
+	issuer := "https://kubernetes.default.svc." + first.Domain
+	tokens := &auth.ServiceAccountTokens{Issuer: issuer, Audiences: []string{issuer}, Key: ca.ServiceAccountKey, Now: clock.Now,
+		Snapshot: v.Snapshot, NewID: func() string { return string(uuid.NewUUID()) }}
+	rbac := &auth.RBAC{View: v}
+	authz := auth.Chain{auth.Node{Snapshot: v.Snapshot}, rbac}
+	addresses := &admit.Addresses{Range: services, PortFirst: 30000, PortEnd: 32768, View: v, Rand: random}
+	quota := &admit.Quota{View: v}
+	api, err := apiserver.New(apiserver.Config{
+		Table: kind.All, Store: st, View: v, Clock: clock, Rand: random, Log: log,
+		Authn:  auth.Union{&auth.X509{Roots: ca.Pool(), Now: clock.Now}, auth.Bearer{Tokens: tokens}},
+		Tokens: tokens, Authz: authz, Rules: rbac,
+		Admit: admit.Chain{
+			admit.NamespaceLifecycle(), admit.LimitRanger(), admit.ServiceAccount(v, random), admit.NodeRestriction(),
+			admit.DefaultTolerationSeconds(), admit.Priority(), admit.Escalation(authz, rbac), addresses.Plugin(), quota.Plugin(),
+		},
+		IssueToken: func(_ context.Context, r *admit.Request, tr *authenticationv1.TokenRequest) error {
+			sa, _ := r.Old.(*corev1.ServiceAccount)
+			return tokens.Issue(sa, tr)
+		},
+		OpenIDConfiguration: func() []byte { b, _ := tokens.Discovery(); return b },
+		JWKS:                func() []byte { b, _ := tokens.JWKS(); return b },
+		Version:             utilversion.Info{Major: "1", Minor: "37", GitVersion: "v1.37.2+proa", GitTreeState: "clean", GoVersion: "go", Compiler: "gc", Platform: "linux/amd64"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	serving := ca.Leaf(pki.LeafLife, func() pki.Names {
+		return pki.Names{CommonName: "kube-apiserver", Server: true, DNS: []string{"localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := api.HTTPServer(&tls.Config{GetCertificate: serving.GetCertificate, ClientAuth: tls.RequestClientCert, NextProtos: []string{"h2", "http/1.1"}})
+	running.Go(func() {
+		if err := web.ServeTLS(listener, "", ""); !errors.Is(err, http.ErrServerClosed) {
+			t.Errorf("serve: %v", err)
+		}
+	})
+	t.Cleanup(func() {
+		api.Drain()
+		web.Close()
+		cancel()
+		running.Wait()
+		st.Close()
+		if n := f.Skipped(); n > 0 {
+			t.Errorf("%d stored objects could not be decoded", n)
+		}
+	})
+
+	as := func(name string) client.Client {
+		return api.Local(auth.User{Name: name, Groups: []string{auth.Masters, auth.AllAuthenticated}})
+	}
+	port := netip.MustParseAddrPort(listener.Addr().String()).Port()
+	if err := first.Ensure(ctx, as("system:proa"), first.Config{
+		API: netip.MustParseAddr("192.168.0.1"), APIPort: int32(port), APIService: first.ServiceAddress(services, 1), DNSService: first.ServiceAddress(services, 10),
+		DNS: netip.MustParseAddr("192.168.0.1"), DNSPort: 53, CA: ca.PEM(), PublicURL: "https://" + listener.Addr().String(),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		hollowNode(t, as("system:hollow"), fmt.Sprintf("hollow-%d", i+1), i+1)
+	}
+	events := record.New(as("system:events"), clock, random, "proa", "server")
+	run("events", events.Run)
+	emit := func(e act.Event) { events.Emit(e) }
+	rt := control.New(control.Config{Parts: append(parts.All(kind.All, string(ca.PEM())), hollowKubelet()), View: v, Clock: clock, Log: log,
+		Client: func(p string) client.Client { return as(auth.ServiceAccountUser + "kube-system:" + p) }, Record: emit})
+	run("controllers", rt.Run)
+	run("scheduler", loop.New(loop.Config{View: v, Client: as("system:kube-scheduler"), Clock: clock, Log: log, Record: emit}).Run)
+
+	admin, err := ca.Issue(pki.Names{CommonName: "admin", Organizations: []string{auth.Masters}, Client: true}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key, err := pki.EncodePair(admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &rest.Config{Host: "https://" + listener.Addr().String(), TLSClientConfig: rest.TLSClientConfig{CAData: ca.PEM(), CertData: cert, KeyData: key}}
+}
+
+func hollowNode(t *testing.T, c client.Client, name string, number int) {
+	t.Helper()
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelHostname: name, corev1.LabelOSStable: "linux", corev1.LabelArchStable: "amd64"}}}
+	made, err := c.Create(t.Context(), kind.Node, n, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n = made.DeepCopyObject().(*corev1.Node)
+	n.Status.Capacity = resources("cpu", "16", "memory", "64Gi", "pods", "500", "ephemeral-storage", "500Gi")
+	n.Status.Allocatable = n.Status.Capacity.DeepCopy()
+	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: fmt.Sprintf("192.168.0.%d", number)}, {Type: corev1.NodeHostName, Address: name}}
+	n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", LastHeartbeatTime: metav1.Now(), LastTransitionTime: metav1.Now()}}
+	n.Status.NodeInfo = corev1.NodeSystemInfo{OperatingSystem: "linux", Architecture: "amd64", KubeletVersion: "v1.37.2"}
+	if _, err := c.Update(t.Context(), kind.Node, n, "status", metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// hollowKubelet says of the pods of hollow nodes what a kubelet would: they run
+// and are ready at once, "exit 0" and "exit 1" as the last words of a command
+// are obeyed, and what is being deleted ends. An image called none is never
+// there.
+func hollowKubelet() control.Part {
+	return control.Part{
+		Name: "hollow-kubelet", Kind: kind.Pod,
+		Plan: func(s view.Snapshot, ref view.Ref, now time.Time) (act.List, time.Time) {
+			p := view.Get[*corev1.Pod](s, kind.Pod, ref.Namespace, ref.Name)
+			if p == nil || p.Spec.NodeName == "" {
+				return nil, time.Time{}
+			}
+			n := view.Get[*corev1.Node](s, kind.Node, "", p.Spec.NodeName)
+			if n == nil || n.Status.NodeInfo.KubeletVersion == "" {
+				return nil, time.Time{}
+			}
+			if p.DeletionTimestamp != nil {
+				if p.DeletionGracePeriodSeconds != nil && *p.DeletionGracePeriodSeconds > 0 {
+					zero := int64(0)
+					return act.List{act.Delete{Target: ref, UID: p.UID, GraceSeconds: &zero}}, time.Time{}
+				}
+				return nil, time.Time{}
+			}
+			w := p.DeepCopy()
+			st := &w.Status
+			st.ObservedGeneration = p.Generation
+			if st.Phase == corev1.PodPending && st.StartTime == nil {
+				begin(w, n, now)
+			}
+			if d := p.Spec.ActiveDeadlineSeconds; d != nil && st.Phase == corev1.PodRunning {
+				end := st.StartTime.Add(time.Duration(*d) * time.Second)
+				if now.Before(end) {
+					if st.ObservedGeneration != p.Status.ObservedGeneration || st.Phase != p.Status.Phase {
+						return act.List{act.Update{Kind: kind.Pod, Object: w, Sub: "status"}}, end
+					}
+					return nil, end
+				}
+				st.Phase, st.Reason = corev1.PodFailed, "DeadlineExceeded"
+			}
+			if st.ObservedGeneration == p.Status.ObservedGeneration && st.Phase == p.Status.Phase && p.Status.StartTime != nil {
+				return nil, time.Time{}
+			}
+			return act.List{act.Update{Kind: kind.Pod, Object: w, Sub: "status"}}, time.Time{}
+		},
+		Writes: []control.Write{{Kind: kind.Pod, Verbs: []string{"delete"}}, {Kind: kind.Pod, Sub: "status", Verbs: []string{"update"}}},
+	}
+}
+
+// begin fills in the status of a pod that has started.
+func begin(p *corev1.Pod, n *corev1.Node, now time.Time) {
+	st, at := &p.Status, metav1.NewTime(now)
+	st.StartTime = &at
+	h := fnv.New32a()
+	h.Write([]byte(p.UID))
+	st.PodIP = fmt.Sprintf("10.%d.%d.%d", 128+h.Sum32()>>16&0x7f, h.Sum32()>>8&0xff, h.Sum32()&0xff)
+	st.PodIPs = []corev1.PodIP{{IP: st.PodIP}}
+	st.HostIP = n.Status.Addresses[0].Address
+	st.HostIPs = []corev1.HostIP{{IP: st.HostIP}}
+	st.Phase = corev1.PodRunning
+	ready := corev1.ConditionTrue
+	ended, code := true, int32(0)
+	for _, c := range p.Spec.Containers {
+		cs := corev1.ContainerStatus{Name: c.Name, Image: c.Image, ImageID: c.Image, ContainerID: "hollow://" + string(p.UID) + "/" + c.Name, AllocatedResources: c.Resources.Requests, Resources: c.Resources.DeepCopy()}
+		last := ""
+		if len(c.Command) > 0 {
+			last = c.Command[len(c.Command)-1]
+		}
+		yes := true
+		switch {
+		case c.Image == "none":
+			st.Phase, ready, ended = corev1.PodPending, corev1.ConditionFalse, false
+			cs.State.Waiting = &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff"}
+		case last == "exit 0", last == "exit 1":
+			if last == "exit 1" {
+				code = 1
+			}
+			cs.State.Terminated = &corev1.ContainerStateTerminated{ExitCode: code, StartedAt: at, FinishedAt: at, Reason: "Completed"}
+		default:
+			ended = false
+			cs.State.Running = &corev1.ContainerStateRunning{StartedAt: at}
+			cs.Ready, cs.Started = true, &yes
+		}
+		st.ContainerStatuses = append(st.ContainerStatuses, cs)
+	}
+	if ended && p.Spec.RestartPolicy != corev1.RestartPolicyAlways {
+		st.Phase, ready = corev1.PodSucceeded, corev1.ConditionFalse
+		if code != 0 {
+			st.Phase = corev1.PodFailed
+		}
+	}
+	for _, t := range []corev1.PodConditionType{corev1.PodInitialized, corev1.ContainersReady, corev1.PodReady} {
+		s := ready
+		if t == corev1.PodInitialized {
+			s = corev1.ConditionTrue
+		}
+		st.Conditions = append(st.Conditions, corev1.PodCondition{Type: t, Status: s, LastTransitionTime: at, ObservedGeneration: p.Generation})
+	}
+}
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// Most of the time is waiting.
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		f.Value.Set("16")
+	}
+	os.Exit(m.Run())
+}
+
+// eventually polls until ok says "" or half a minute is over.
+func eventually(t *testing.T, ok func() string) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for wait := 5 * time.Millisecond; ; wait = min(wait*3/2, 200*time.Millisecond) {
+		why := ok()
+		if why == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain: %s", why)
+		}
+		select {
+		case <-time.After(wait):
+		case <-t.Context().Done():
+			t.Fatal("the test ended")
+		}
+	}
+}
+
+// gone waits until get says NotFound.
+func gone(t *testing.T, what string, get func() error) {
+	t.Helper()
+	eventually(t, func() string {
+		err := get()
+		if apierrors.IsNotFound(err) {
+			return ""
+		}
+		return fmt.Sprintf("%s is still there (%v)", what, err)
+	})
+}
+
+// namespace makes one with a service account in it, and deletes it in the end.
+func (c *cluster) namespace(t *testing.T) string {
+	t.Helper()
+	ns, err := c.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "conformance-", Labels: map[string]string{"conformance": "yes"}}}, metav1.CreateOptions{})
+	ok(t, err)
+	t.Cleanup(func() {
+		if err := c.CoreV1().Namespaces().Delete(context.Background(), ns.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			t.Error(err)
+		}
+	})
+	eventually(t, func() string {
+		if _, err := c.CoreV1().ServiceAccounts(ns.Name).Get(t.Context(), "default", metav1.GetOptions{}); err != nil {
+			return "no default service account: " + err.Error()
+		}
+		return ""
+	})
+	return ns.Name
+}
+
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// same fails the test when have is not want.
+func same[T comparable](t *testing.T, what string, have, want T) {
+	t.Helper()
+	if have != want {
+		t.Fatalf("%s: %v, want %v", what, have, want)
+	}
+}
