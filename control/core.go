@@ -174,11 +174,9 @@ func (c *Core) Done(k Key, now time.Time, revision, fence int64, wake time.Time,
 		s.failures++
 		s.again = true
 	default:
+		// Whatever the plan wanted: what is due at once must not be tried without end.
 		s.failures++
-		retry := now.Add(Backoff(s.failures))
-		if wake.IsZero() || retry.Before(wake) {
-			wake = retry
-		}
+		wake = now.Add(Backoff(s.failures))
 	}
 	if !wake.IsZero() {
 		s.wake = wake

@@ -49,6 +49,9 @@ type Sim struct {
 	invariants []invariant
 	failure    *Failure
 
+	// Tell, if set, is called with every line of the log.
+	Tell func(line string)
+
 	logLines []string
 	logNext  int
 	digest   uint64
@@ -285,6 +288,9 @@ func (s *Sim) Logf(who, format string, args ...any) {
 	h := fnv.New64a()
 	fmt.Fprintf(h, "%016x%s", s.digest, line)
 	s.digest = h.Sum64()
+	if s.Tell != nil {
+		s.Tell(line)
+	}
 	if len(s.logLines) < logKept {
 		s.logLines = append(s.logLines, line)
 		return
