@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
+	"strconv"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"proa.dev/env"
@@ -16,14 +18,14 @@ import (
 	"proa.dev/view"
 )
 
-// Addresses gives Services their cluster IPs and node ports. What is taken is
-// derived from the view, plus what has been promised to requests that are not
-// yet visible there; a promise ends when its Service is visible or the request
-// failed.
+// Addresses gives Services their cluster IPs and node ports. What is taken
+// follows the view's changes; on top is what has been promised to requests that
+// the view does not show yet, under one lock. A promise ends when the view shows
+// its write, or the request failed.
 //
 // Bounds: the first sixteenth of the range (at least 16, at most 256 addresses)
 // is left for Services that name their address (KEP-3070), and so are the first
-// ports of the node port range (KEP-3668).
+// ports of the node port range (KEP-3668). The network is IPv4.
 type Addresses struct {
 	Range              netip.Prefix // service network, IPv4
 	PortFirst, PortEnd int32        // node ports in [PortFirst, PortEnd)
@@ -31,10 +33,21 @@ type Addresses struct {
 	Rand               env.Rand
 
 	mu       sync.Mutex
-	at       int64
-	ips      map[netip.Addr]string // → namespace/name
-	ports    map[int32]string
-	promised map[string]*corev1.Service
+	at       int64 // the view's changes up to here are in
+	loaded   bool
+	ips      map[netip.Addr]types.UID // → the Service that has it
+	ports    map[int32]types.UID
+	promised map[*Request]*given
+}
+
+// given is what a request's Service would have. base is the revision of the
+// object that it replaces, 0 for a new one.
+type given struct {
+	uid   types.UID
+	base  int64
+	ips   []netip.Addr
+	ports []int32
+	until time.Time
 }
 
 // Plugin is the admission step; it must come after those that change a Service.
@@ -43,49 +56,114 @@ func (a *Addresses) Plugin() Plugin {
 }
 
 func (a *Addresses) release(r *Request) {
-	if svc, ok := r.Object.(*corev1.Service); ok && r.Sub == "" {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		delete(a.promised, svc.Namespace+"/"+svc.Name)
-		a.at = -1
-	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.promised, r)
 }
 
 // sync follows the view; called with the lock held.
-func (a *Addresses) sync() {
-	changes, progress, _, err := a.View.Changes(kind.Service, a.at)
-	if a.ips != nil && a.at >= 0 && err == nil && len(changes) == 0 {
-		a.at = progress
-		return
-	}
+func (a *Addresses) sync(now time.Time) {
 	s := a.View.Snapshot()
-	a.ips, a.ports = map[netip.Addr]string{}, map[int32]string{}
-	for svc := range view.List[*corev1.Service](s, kind.Service, "") {
-		a.take(svc)
-		if p := a.promised[svc.Namespace+"/"+svc.Name]; p != nil && p.Spec.ClusterIP == svc.Spec.ClusterIP && slices.Equal(p.Spec.Ports, svc.Spec.Ports) {
-			delete(a.promised, svc.Namespace+"/"+svc.Name)
+	changes, _, _, err := a.View.Changes(kind.Service, a.at)
+	shown := map[types.UID]int64{}
+	if !a.loaded || err != nil {
+		a.ips, a.ports = map[netip.Addr]types.UID{}, map[int32]types.UID{}
+		for svc := range view.List[*corev1.Service](s, kind.Service, "") {
+			a.enter(svc)
+			shown[svc.UID] = revisionOf(svc)
+		}
+		a.loaded = true
+	} else {
+		for _, c := range changes {
+			if c.Revision > s.Revision() {
+				break
+			}
+			if old, ok := c.Old.(*corev1.Service); ok {
+				a.leave(old)
+			}
+			if svc, ok := c.New.(*corev1.Service); ok {
+				a.enter(svc)
+			}
+			shown[uidOf(c)] = c.Revision
 		}
 	}
-	for _, svc := range a.promised {
-		a.take(svc)
-	}
 	a.at = s.Revision()
+	for r, g := range a.promised {
+		if shown[g.uid] > g.base || now.After(g.until) {
+			delete(a.promised, r)
+		}
+	}
 }
 
-func (a *Addresses) take(svc *corev1.Service) {
-	id := svc.Namespace + "/" + svc.Name
+func addressesOf(svc *corev1.Service) (ips []netip.Addr, ports []int32) {
 	for _, ip := range svc.Spec.ClusterIPs {
 		if addr, err := netip.ParseAddr(ip); err == nil {
-			a.ips[addr] = id
+			ips = append(ips, addr)
 		}
 	}
 	for _, p := range svc.Spec.Ports {
 		if p.NodePort != 0 {
-			a.ports[p.NodePort] = id
+			ports = append(ports, p.NodePort)
 		}
 	}
 	if svc.Spec.HealthCheckNodePort != 0 {
-		a.ports[svc.Spec.HealthCheckNodePort] = id
+		ports = append(ports, svc.Spec.HealthCheckNodePort)
+	}
+	return ips, ports
+}
+
+func (a *Addresses) enter(svc *corev1.Service) {
+	ips, ports := addressesOf(svc)
+	for _, ip := range ips {
+		a.ips[ip] = svc.UID
+	}
+	for _, p := range ports {
+		a.ports[p] = svc.UID
+	}
+}
+
+func (a *Addresses) leave(svc *corev1.Service) {
+	ips, ports := addressesOf(svc)
+	for _, ip := range ips {
+		if a.ips[ip] == svc.UID {
+			delete(a.ips, ip)
+		}
+	}
+	for _, p := range ports {
+		if a.ports[p] == svc.UID {
+			delete(a.ports, p)
+		}
+	}
+}
+
+// taken says whether somebody else than the Service has it.
+type taken struct {
+	ip   func(netip.Addr) bool
+	port func(int32) bool
+}
+
+func (a *Addresses) taken(uid types.UID) taken {
+	ips, ports := map[netip.Addr]bool{}, map[int32]bool{}
+	for _, g := range a.promised {
+		if g.uid == uid {
+			continue
+		}
+		for _, ip := range g.ips {
+			ips[ip] = true
+		}
+		for _, p := range g.ports {
+			ports[p] = true
+		}
+	}
+	return taken{
+		ip: func(ip netip.Addr) bool {
+			by, ok := a.ips[ip]
+			return ok && by != uid || ips[ip]
+		},
+		port: func(p int32) bool {
+			by, ok := a.ports[p]
+			return ok && by != uid || ports[p]
+		},
 	}
 }
 
@@ -97,40 +175,92 @@ func (a *Addresses) assign(_ context.Context, r *Request) error {
 	old, _ := r.Old.(*corev1.Service)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.sync()
-	id := svc.Namespace + "/" + svc.Name
-	wrong := kind.Service.Validate
+	a.sync(r.Now)
 	if old != nil {
 		keep(svc, old)
-		wrong = func(o kind.Object) field.ErrorList { return kind.Service.ValidateUpdate(o, old) }
 	}
-	if len(wrong(svc)) > 0 {
-		return nil // nothing is given to a Service that validation refuses, with all its problems at once
+	busy := a.taken(svc.UID)
+	if err := a.families(svc); err != nil {
+		return err
 	}
+	if err := a.assignIP(svc, busy); err != nil {
+		return err
+	}
+	if err := a.assignPorts(svc, busy); err != nil {
+		return err
+	}
+	if !r.DryRun {
+		if a.promised == nil {
+			a.promised = map[*Request]*given{}
+		}
+		g := &given{uid: svc.UID, until: r.Now.Add(promiseLife)}
+		if old != nil {
+			g.base = revisionOf(old)
+		}
+		g.ips, g.ports = addressesOf(svc)
+		a.promised[r] = g
+	}
+	return nil
+}
+
+func invalidService(svc *corev1.Service, p *field.Path, value any, why string) error {
+	return apierrors.NewInvalid(kind.Service.GVK().GroupKind(), svc.Name, field.ErrorList{field.Invalid(p, value, why)})
+}
+
+// families fills in IPv4 alone; a Service without a selector and without an
+// address may have both, since its endpoints are somebody else's.
+func (a *Addresses) families(svc *corev1.Service) error {
 	spec := &svc.Spec
-	invalid := func(p *field.Path, value any, why string) error {
-		return apierrors.NewInvalid(kind.Service.GVK().GroupKind(), svc.Name, field.ErrorList{field.Invalid(p, value, why)})
-	}
 	if spec.Type == corev1.ServiceTypeExternalName {
-		spec.ClusterIP, spec.ClusterIPs = "", nil
 		return nil
+	}
+	free := spec.ClusterIP == corev1.ClusterIPNone && len(spec.Selector) == 0
+	if spec.IPFamilyPolicy == nil {
+		policy := corev1.IPFamilyPolicySingleStack
+		if free {
+			policy = corev1.IPFamilyPolicyRequireDualStack
+		}
+		spec.IPFamilyPolicy = &policy
 	}
 	if len(spec.IPFamilies) == 0 {
 		spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
 	}
-	if spec.IPFamilyPolicy == nil {
-		single := corev1.IPFamilyPolicySingleStack
-		spec.IPFamilyPolicy = &single
+	if free {
+		if len(spec.IPFamilies) == 1 && *spec.IPFamilyPolicy != corev1.IPFamilyPolicySingleStack {
+			other := corev1.IPv6Protocol
+			if spec.IPFamilies[0] == other {
+				other = corev1.IPv4Protocol
+			}
+			spec.IPFamilies = append(spec.IPFamilies, other)
+		}
+		return nil
+	}
+	if *spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack {
+		return invalidService(svc, field.NewPath("spec", "ipFamilyPolicy"), *spec.IPFamilyPolicy, "this cluster is not configured for dual-stack services")
+	}
+	for i, f := range spec.IPFamilies {
+		if f == corev1.IPv6Protocol {
+			return invalidService(svc, field.NewPath("spec", "ipFamilies").Index(i), f, "not configured on this cluster")
+		}
+	}
+	return nil
+}
+
+func (a *Addresses) assignIP(svc *corev1.Service, busy taken) error {
+	spec := &svc.Spec
+	if spec.Type == corev1.ServiceTypeExternalName {
+		return nil
 	}
 	if spec.ClusterIP == "" && len(spec.ClusterIPs) > 0 {
 		spec.ClusterIP = spec.ClusterIPs[0]
 	}
-	ipPath := field.NewPath("spec", "clusterIPs").Index(0)
 	switch spec.ClusterIP {
 	case corev1.ClusterIPNone:
-		spec.ClusterIPs = []string{corev1.ClusterIPNone}
+		if len(spec.ClusterIPs) == 0 {
+			spec.ClusterIPs = []string{corev1.ClusterIPNone}
+		}
 	case "":
-		addr, ok := a.freeIP()
+		addr, ok := a.freeIP(busy)
 		if !ok {
 			return apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP: range is full"))
 		}
@@ -140,76 +270,116 @@ func (a *Addresses) assign(_ context.Context, r *Request) error {
 		if err != nil {
 			break // validation says so
 		}
-		if !a.Range.Contains(addr) {
-			return invalid(ipPath, spec.ClusterIP, fmt.Sprintf("failed to allocate IP %s: the provided IP (%s) is not in the valid range. The range of valid IPs is %s", addr, addr, a.Range))
+		path := field.NewPath("spec", "clusterIPs").Index(0)
+		if first, last := a.ends(); addr.Less(first) || last.Less(addr) {
+			return invalidService(svc, path, spec.ClusterIP, fmt.Sprintf("failed to allocate IP %s: the provided IP (%s) is not in the valid range. The range of valid IPs is %s", addr, addr, a.Range.Masked()))
 		}
-		if by := a.ips[addr]; by != "" && by != id {
-			return invalid(ipPath, spec.ClusterIP, fmt.Sprintf("failed to allocate IP %s: provided IP is already allocated", addr))
+		if busy.ip(addr) {
+			return invalidService(svc, path, spec.ClusterIP, fmt.Sprintf("failed to allocate IP %s: provided IP is already allocated", addr))
 		}
-		spec.ClusterIPs = []string{spec.ClusterIP}
-	}
-	wantPorts := spec.Type == corev1.ServiceTypeNodePort ||
-		spec.Type == corev1.ServiceTypeLoadBalancer && (spec.AllocateLoadBalancerNodePorts == nil || *spec.AllocateLoadBalancerNodePorts)
-	given := map[int32]map[corev1.Protocol]int32{}
-	for i := range spec.Ports {
-		p := &spec.Ports[i]
-		path := field.NewPath("spec", "ports").Index(i).Child("nodePort")
-		switch {
-		case p.NodePort != 0:
-			if p.NodePort < a.PortFirst || p.NodePort >= a.PortEnd {
-				return invalid(path, p.NodePort, fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", a.PortFirst, a.PortEnd-1))
-			}
-			if by := a.ports[p.NodePort]; by != "" && by != id {
-				return invalid(path, p.NodePort, "provided port is already allocated")
-			}
-		case wantPorts:
-			// The same port number over two protocols gets one node port.
-			for proto, n := range given[p.Port] {
-				if proto != p.Protocol {
-					p.NodePort = n
-				}
-			}
-			if p.NodePort == 0 {
-				n, ok := a.freePort()
-				if !ok {
-					return apierrors.NewInternalError(fmt.Errorf("failed to allocate a nodePort: range is full"))
-				}
-				p.NodePort = n
-			}
+		if len(spec.ClusterIPs) == 0 {
+			spec.ClusterIPs = []string{spec.ClusterIP}
 		}
-		if p.NodePort != 0 {
-			a.ports[p.NodePort] = id
-			if given[p.Port] == nil {
-				given[p.Port] = map[corev1.Protocol]int32{}
-			}
-			given[p.Port][p.Protocol] = p.NodePort
-		}
-	}
-	if spec.Type == corev1.ServiceTypeLoadBalancer && spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal && spec.HealthCheckNodePort == 0 {
-		if n, ok := a.freePort(); ok {
-			spec.HealthCheckNodePort = n
-		}
-	}
-	if !r.DryRun {
-		if a.promised == nil {
-			a.promised = map[string]*corev1.Service{}
-		}
-		a.promised[id] = svc.DeepCopy()
-		a.take(svc)
-	} else {
-		a.at = -1
 	}
 	return nil
 }
 
-// keep carries over what an update left out: clients that apply their manifest
-// again do not know what was allocated.
-func keep(svc, old *corev1.Service) {
-	n, o := &svc.Spec, &old.Spec
-	if n.Type != corev1.ServiceTypeExternalName && o.Type != corev1.ServiceTypeExternalName {
-		if n.ClusterIP == "" && len(n.ClusterIPs) == 0 {
-			n.ClusterIP, n.ClusterIPs = o.ClusterIP, o.ClusterIPs
+// ends are the first and the last address that a Service may have: the network's
+// own and its broadcast address are nobody's.
+func (a *Addresses) ends() (first, last netip.Addr) {
+	base := a.Range.Masked().Addr()
+	return plus(base, 1), plus(base, a.size()-2)
+}
+
+func (a *Addresses) size() uint64 {
+	return uint64(1) << min(a.Range.Addr().BitLen()-a.Range.Bits(), 31)
+}
+
+func (a *Addresses) assignPorts(svc *corev1.Service, busy taken) error {
+	spec := &svc.Spec
+	wanted := spec.Type == corev1.ServiceTypeNodePort ||
+		spec.Type == corev1.ServiceTypeLoadBalancer && (spec.AllocateLoadBalancerNodePorts == nil || *spec.AllocateLoadBalancerNodePorts)
+	own := map[int32]bool{}
+	name := func(path *field.Path, n int32) error {
+		if n < a.PortFirst || n >= a.PortEnd {
+			return invalidService(svc, path, n, fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", a.PortFirst, a.PortEnd-1))
 		}
+		if busy.port(n) {
+			return invalidService(svc, path, n, "provided port is already allocated")
+		}
+		own[n] = true
+		return nil
+	}
+	// Named ones first: a free one must not be one that is named further down.
+	byNumber := map[int32]int32{} // service port → node port, over all protocols
+	for i := range spec.Ports {
+		if p := &spec.Ports[i]; p.NodePort != 0 {
+			if err := name(field.NewPath("spec", "ports").Index(i).Child("nodePort"), p.NodePort); err != nil {
+				return err
+			}
+			byNumber[p.Port] = p.NodePort
+		}
+	}
+	check := spec.Type == corev1.ServiceTypeLoadBalancer && spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+	if check && spec.HealthCheckNodePort != 0 {
+		if err := name(field.NewPath("spec", "healthCheckNodePort"), spec.HealthCheckNodePort); err != nil {
+			return err
+		}
+	}
+	full := func(what string) error {
+		return apierrors.NewInternalError(fmt.Errorf("failed to allocate a %s: range is full", what))
+	}
+	free := func() (int32, bool) {
+		n, ok := a.freePort(func(p int32) bool { return busy.port(p) || own[p] })
+		own[n] = true
+		return n, ok
+	}
+	used := map[string]bool{}
+	for i := range spec.Ports {
+		if p := &spec.Ports[i]; p.NodePort != 0 {
+			used[fmt.Sprint(p.Protocol, p.NodePort)] = true
+		}
+	}
+	for i := range spec.Ports {
+		p := &spec.Ports[i]
+		if p.NodePort != 0 || !wanted {
+			continue
+		}
+		// The same port over two protocols gets one node port.
+		n, ok := byNumber[p.Port]
+		if !ok || used[fmt.Sprint(p.Protocol, n)] {
+			if n, ok = free(); !ok {
+				return full("nodePort")
+			}
+		}
+		p.NodePort = n
+		byNumber[p.Port] = n
+		used[fmt.Sprint(p.Protocol, n)] = true
+	}
+	if check && spec.HealthCheckNodePort == 0 {
+		n, ok := free()
+		if !ok {
+			return full("healthCheckNodePort")
+		}
+		spec.HealthCheckNodePort = n
+	}
+	return nil
+}
+
+func revisionOf(o kind.Object) int64 {
+	n, err := strconv.ParseInt(o.GetResourceVersion(), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// keep carries over what an update left out: clients that apply their manifest
+// again do not know what was allocated. The row knows how; it runs again later,
+// which changes nothing.
+func keep(svc, old *corev1.Service) {
+	kind.Service.PrepareUpdate(svc, old)
+	if n, o := &svc.Spec, &old.Spec; n.Type != corev1.ServiceTypeExternalName && o.Type != corev1.ServiceTypeExternalName {
 		if len(n.IPFamilies) == 0 {
 			n.IPFamilies = o.IPFamilies
 		}
@@ -217,56 +387,29 @@ func keep(svc, old *corev1.Service) {
 			n.IPFamilyPolicy = o.IPFamilyPolicy
 		}
 	}
-	hasPorts := func(t corev1.ServiceType) bool {
-		return t == corev1.ServiceTypeNodePort || t == corev1.ServiceTypeLoadBalancer
-	}
-	if hasPorts(n.Type) && hasPorts(o.Type) {
-		for i := range n.Ports {
-			for j := range o.Ports {
-				if n.Ports[i].NodePort == 0 && n.Ports[i].Port == o.Ports[j].Port && n.Ports[i].Protocol == o.Ports[j].Protocol {
-					n.Ports[i].NodePort = o.Ports[j].NodePort
-				}
-			}
-		}
-	} else if !hasPorts(n.Type) && hasPorts(o.Type) {
-		for i := range n.Ports {
-			for j := range o.Ports {
-				if n.Ports[i].NodePort == o.Ports[j].NodePort {
-					n.Ports[i].NodePort = 0
-				}
-			}
-		}
-	}
-	if n.HealthCheckNodePort == 0 && n.Type == corev1.ServiceTypeLoadBalancer && n.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
-		n.HealthCheckNodePort = o.HealthCheckNodePort
-	}
 }
 
-func (a *Addresses) freeIP() (netip.Addr, bool) {
-	size := uint64(1) << min(a.Range.Addr().BitLen()-a.Range.Bits(), 31)
+func (a *Addresses) freeIP(busy taken) (netip.Addr, bool) {
+	size := a.size()
 	static := min(max(size/16, 16), 256)
 	if size <= 2*static {
 		static = 0
 	}
 	base := a.Range.Masked().Addr()
-	try := func(from, to uint64) (netip.Addr, bool) {
+	for _, r := range [][2]uint64{{static + 1, size - 1}, {1, static + 1}} {
+		from, to := r[0], r[1]
 		if to <= from {
-			return netip.Addr{}, false
+			continue
 		}
 		n := to - from
 		start := a.Rand.Uint64() % n
 		for i := range n {
-			addr := plus(base, from+(start+i)%n)
-			if a.ips[addr] == "" {
+			if addr := plus(base, from+(start+i)%n); !busy.ip(addr) {
 				return addr, true
 			}
 		}
-		return netip.Addr{}, false
 	}
-	if addr, ok := try(static+1, size-1); ok {
-		return addr, true
-	}
-	return try(1, static+1)
+	return netip.Addr{}, false
 }
 
 func plus(base netip.Addr, n uint64) netip.Addr {
@@ -276,7 +419,7 @@ func plus(base netip.Addr, n uint64) netip.Addr {
 	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
 }
 
-func (a *Addresses) freePort() (int32, bool) {
+func (a *Addresses) freePort(busy func(int32) bool) (int32, bool) {
 	size := a.PortEnd - a.PortFirst
 	static := min(max(size/32, 16), 128)
 	if size <= 2*static {
@@ -289,8 +432,7 @@ func (a *Addresses) freePort() (int32, bool) {
 		}
 		start := int32(a.Rand.Uint64() % uint64(n))
 		for i := range n {
-			p := a.PortFirst + r[0] + (start+i)%n
-			if a.ports[p] == "" {
+			if p := a.PortFirst + r[0] + (start+i)%n; !busy(p) {
 				return p, true
 			}
 		}

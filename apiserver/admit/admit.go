@@ -55,8 +55,13 @@ type Plugin struct {
 	Name     string
 	Mutate   func(ctx context.Context, r *Request) error
 	Validate func(ctx context.Context, r *Request) error
-	// Release is called when a request that passed Validate did not reach the store
-	// (a conflict, a full disk): quota gives back what it reserved.
+	// Release is called when the request did not reach the store: after this plugin's
+	// Validate (or, without one, its turn) has passed and something later failed, was a
+	// dry run or changed nothing; and, for a plugin with a Mutate, whenever a request
+	// fails before that, even if its own Mutate was not reached or refused. So it must
+	// bear a request that it knows nothing of. The same *Request is passed as to Mutate
+	// and Validate: what is held for it is best kept under that pointer. It is not
+	// called when the write succeeded; the view shows that.
 	Release func(r *Request)
 }
 

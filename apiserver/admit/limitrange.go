@@ -25,17 +25,29 @@ func LimitRanger() Plugin {
 			if p == nil {
 				return nil
 			}
+			var said []string
 			for l := range view.List[*corev1.LimitRange](r.Snapshot, kind.LimitRange, r.Namespace) {
 				for _, item := range l.Spec.Limits {
 					if item.Type == corev1.LimitTypeContainer {
-						defaults(p, item)
+						said = append(said, defaults(p.Spec.Containers, "container", item)...)
+						said = append(said, defaults(p.Spec.InitContainers, "init container", item)...)
 					}
 				}
+			}
+			if len(said) > 0 {
+				if p.Annotations == nil {
+					p.Annotations = map[string]string{}
+				}
+				p.Annotations["kubernetes.io/limit-ranger"] = "LimitRanger plugin set: " + strings.Join(said, "; ")
 			}
 			return nil
 		},
 		Validate: func(_ context.Context, r *Request) error {
-			if r.Sub != "" || r.Operation != Create && !(r.Operation == Update && r.Kind.Root() == kind.PersistentVolumeClaim) {
+			switch k := r.Kind.Root(); {
+			case r.Operation == Create && r.Sub == "":
+			case r.Operation == Update && r.Sub == "" && k == kind.PersistentVolumeClaim:
+			case r.Operation == Update && r.Sub == "resize" && k == kind.Pod:
+			default:
 				return nil
 			}
 			var errs []error
@@ -51,28 +63,30 @@ func LimitRanger() Plugin {
 		}}
 }
 
-func defaults(p *corev1.Pod, item corev1.LimitRangeItem) {
-	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-		for i := range list {
-			res := &list[i].Resources
-			for n, q := range item.Default {
-				if _, ok := res.Limits[n]; !ok {
-					if res.Limits == nil {
-						res.Limits = corev1.ResourceList{}
-					}
-					res.Limits[n] = q
+// defaults fills in what containers left out and says so.
+func defaults(list []corev1.Container, what string, item corev1.LimitRangeItem) []string {
+	var said []string
+	fill := func(name, of string, have *corev1.ResourceList, from corev1.ResourceList) {
+		var set []string
+		for _, n := range names(from) {
+			if _, ok := (*have)[n]; !ok {
+				if *have == nil {
+					*have = corev1.ResourceList{}
 				}
-			}
-			for n, q := range item.DefaultRequest {
-				if _, ok := res.Requests[n]; !ok {
-					if res.Requests == nil {
-						res.Requests = corev1.ResourceList{}
-					}
-					res.Requests[n] = q
-				}
+				(*have)[n] = from[n].DeepCopy()
+				set = append(set, string(n))
 			}
 		}
+		if len(set) > 0 {
+			said = append(said, fmt.Sprintf("%s %s for %s %s", strings.Join(set, ", "), of, what, name))
+		}
 	}
+	for i := range list {
+		c := &list[i]
+		fill(c.Name, "request", &c.Resources.Requests, item.DefaultRequest)
+		fill(c.Name, "limit", &c.Resources.Limits, item.Default)
+	}
+	return said
 }
 
 func within(item corev1.LimitRangeItem, o kind.Object) []error {
@@ -106,6 +120,8 @@ func within(item corev1.LimitRangeItem, o kind.Object) []error {
 	return nil
 }
 
+// bounds compares as upstream does, with its words: one complaint for each
+// resource and rule.
 func bounds(item corev1.LimitRangeItem, requests, limits corev1.ResourceList) []error {
 	var errs []error
 	say := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
@@ -115,11 +131,10 @@ func bounds(item corev1.LimitRangeItem, requests, limits corev1.ResourceList) []
 		lim, hasLim := limits[n]
 		switch {
 		case !hasReq:
-			say("minimum %s usage per %s is %s. No request is specified", n, item.Type, lo.String())
+			say("minimum %s usage per %s is %s.  No request is specified", n, item.Type, lo.String())
 		case req.Cmp(lo) < 0:
 			say("minimum %s usage per %s is %s, but request is %s", n, item.Type, lo.String(), req.String())
-		}
-		if hasLim && lim.Cmp(lo) < 0 {
+		case hasLim && lim.Cmp(lo) < 0:
 			say("minimum %s usage per %s is %s, but limit is %s", n, item.Type, lo.String(), lim.String())
 		}
 	}
@@ -129,22 +144,23 @@ func bounds(item corev1.LimitRangeItem, requests, limits corev1.ResourceList) []
 		lim, hasLim := limits[n]
 		switch {
 		case !hasLim:
-			say("maximum %s usage per %s is %s. No limit is specified", n, item.Type, hi.String())
+			say("maximum %s usage per %s is %s.  No limit is specified", n, item.Type, hi.String())
 		case lim.Cmp(hi) > 0:
 			say("maximum %s usage per %s is %s, but limit is %s", n, item.Type, hi.String(), lim.String())
-		}
-		if hasReq && req.Cmp(hi) > 0 {
+		case hasReq && req.Cmp(hi) > 0:
 			say("maximum %s usage per %s is %s, but request is %s", n, item.Type, hi.String(), req.String())
 		}
 	}
 	for _, n := range names(item.MaxLimitRequestRatio) {
 		ratio := item.MaxLimitRequestRatio[n]
 		req, lim := requests[n], limits[n]
-		if req.IsZero() || lim.IsZero() {
-			say("%s max limit to request ratio per %s is %s, but no request is specified or request is 0 or no limit is specified", n, item.Type, ratio.String())
-			continue
-		}
-		if got := float64(lim.MilliValue()) / float64(req.MilliValue()); got > float64(ratio.MilliValue())/1000 {
+		got := float64(lim.MilliValue()) / float64(req.MilliValue())
+		switch {
+		case req.IsZero():
+			say("%s max limit to request ratio per %s is %s, but no request is specified or request is 0", n, item.Type, ratio.String())
+		case lim.IsZero():
+			say("%s max limit to request ratio per %s is %s, but no limit is specified or limit is 0", n, item.Type, ratio.String())
+		case got > float64(ratio.MilliValue())/1000:
 			say("%s max limit to request ratio per %s is %s, but provided ratio is %f", n, item.Type, ratio.String(), got)
 		}
 	}

@@ -1,14 +1,17 @@
 package admit
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"proa.dev/apiserver/auth"
 	"proa.dev/env"
 	"proa.dev/kind"
 	"proa.dev/view"
@@ -43,15 +46,24 @@ func ServiceAccount(v *view.View, rand env.Rand) Plugin {
 			if p.Spec.ServiceAccountName != "" {
 				return apierrors.NewForbidden(kind.Pod.GroupResource(), p.Name, fmt.Errorf("a mirror pod may not reference service accounts"))
 			}
+			switch refs := auth.References(p); {
+			case refs.Secrets:
+				return apierrors.NewForbidden(kind.Pod.GroupResource(), p.Name, fmt.Errorf("a mirror pod may not reference secrets"))
+			case refs.Tokens:
+				return apierrors.NewForbidden(kind.Pod.GroupResource(), p.Name, fmt.Errorf("a mirror pod may not use ServiceAccountToken volume projections"))
+			}
 			return nil
 		}
 		if p.Spec.ServiceAccountName == "" {
-			p.Spec.ServiceAccountName = "default"
+			p.Spec.ServiceAccountName = cmp.Or(p.Spec.DeprecatedServiceAccount, "default")
 		}
 		p.Spec.DeprecatedServiceAccount = p.Spec.ServiceAccountName
 		sa := account(ctx, v, r, p.Spec.ServiceAccountName)
 		if sa == nil {
 			return apierrors.NewForbidden(kind.Pod.GroupResource(), p.Name, fmt.Errorf("error looking up service account %s/%s: serviceaccount %q not found", r.Namespace, p.Spec.ServiceAccountName, p.Spec.ServiceAccountName))
+		}
+		if err := mountable(p, sa); err != nil {
+			return err
 		}
 		if len(p.Spec.ImagePullSecrets) == 0 {
 			p.Spec.ImagePullSecrets = append(p.Spec.ImagePullSecrets, sa.ImagePullSecrets...)
@@ -68,6 +80,48 @@ func ServiceAccount(v *view.View, rand env.Rand) Plugin {
 		}
 		return nil
 	}}
+}
+
+// mountable holds a pod to the secrets that its account lists, when the account
+// asks for that (deprecated upstream, and still enforced).
+func mountable(p *corev1.Pod, sa *corev1.ServiceAccount) error {
+	if sa.Annotations["kubernetes.io/enforce-mountable-secrets"] != "true" {
+		return nil
+	}
+	refuse := func(format string, args ...any) error {
+		return apierrors.NewForbidden(kind.Pod.GroupResource(), p.Name, fmt.Errorf(format, args...))
+	}
+	listed := func(name string) bool {
+		return slices.ContainsFunc(sa.Secrets, func(r corev1.ObjectReference) bool { return r.Name == name })
+	}
+	for _, v := range p.Spec.Volumes {
+		if v.Secret != nil && !listed(v.Secret.SecretName) {
+			return refuse("volume with secret.secretName=%q is not allowed because service account %s does not reference that secret", v.Secret.SecretName, sa.Name)
+		}
+	}
+	for _, list := range []struct {
+		what string
+		of   []corev1.Container
+	}{{"init container", p.Spec.InitContainers}, {"container", p.Spec.Containers}} {
+		for _, c := range list.of {
+			for _, e := range c.Env {
+				if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil && !listed(e.ValueFrom.SecretKeyRef.Name) {
+					return refuse("%s %s with envVar %s referencing secret.secretName=%q is not allowed because service account %s does not reference that secret", list.what, c.Name, e.Name, e.ValueFrom.SecretKeyRef.Name, sa.Name)
+				}
+			}
+			for _, e := range c.EnvFrom {
+				if e.SecretRef != nil && !listed(e.SecretRef.Name) {
+					return refuse("%s %s with envFrom referencing secret.secretName=%q is not allowed because service account %s does not reference that secret", list.what, c.Name, e.SecretRef.Name, sa.Name)
+				}
+			}
+		}
+	}
+	for _, r := range p.Spec.ImagePullSecrets {
+		if !slices.ContainsFunc(sa.ImagePullSecrets, func(have corev1.LocalObjectReference) bool { return have.Name == r.Name }) {
+			return refuse("imagePullSecrets[\"%s\"] is not allowed because service account %s does not reference that imagePullSecret", r.Name, sa.Name)
+		}
+	}
+	return nil
 }
 
 func account(ctx context.Context, v *view.View, r *Request, name string) *corev1.ServiceAccount {
@@ -102,7 +156,7 @@ func mountToken(p *corev1.Pod, rand env.Rand) {
 				continue
 			}
 			if volume == "" {
-				volume = "kube-api-access-" + suffix(rand)
+				volume = freshVolume(p, rand)
 			}
 			c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: volume, ReadOnly: true, MountPath: tokenPath})
 		}
@@ -118,6 +172,15 @@ func mountToken(p *corev1.Pod, rand env.Rand) {
 			{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "kube-root-ca.crt"}, Items: []corev1.KeyToPath{{Key: "ca.crt", Path: "ca.crt"}}}},
 			{DownwardAPI: &corev1.DownwardAPIProjection{Items: []corev1.DownwardAPIVolumeFile{{Path: "namespace", FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.namespace"}}}}},
 		}}}})
+}
+
+func freshVolume(p *corev1.Pod, rand env.Rand) string {
+	for {
+		name := "kube-api-access-" + suffix(rand)
+		if !slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == name }) {
+			return name
+		}
+	}
 }
 
 // suffix is five characters of the alphabet that generated names use: no vowels,
@@ -163,6 +226,7 @@ func Priority() Plugin {
 	return Plugin{Name: "Priority", Mutate: func(_ context.Context, r *Request) error {
 		p := newPod(r)
 		if p == nil {
+			keepPriority(r)
 			return nil
 		}
 		var value int32
@@ -200,6 +264,21 @@ func Priority() Plugin {
 		}
 		return nil
 	}}
+}
+
+// keepPriority lets an update that leaves the numbers out keep them.
+func keepPriority(r *Request) {
+	p, _ := r.Object.(*corev1.Pod)
+	old, _ := r.Old.(*corev1.Pod)
+	if r.Operation != Update || r.Sub != "" || p == nil || old == nil {
+		return
+	}
+	if p.Spec.Priority == nil {
+		p.Spec.Priority = old.Spec.Priority
+	}
+	if p.Spec.PreemptionPolicy == nil {
+		p.Spec.PreemptionPolicy = old.Spec.PreemptionPolicy
+	}
 }
 
 func globalDefault(s view.Snapshot) *schedulingv1.PriorityClass {

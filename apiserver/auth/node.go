@@ -333,3 +333,66 @@ func podUsesClaim(p *corev1.Pod, name string) bool {
 	}
 	return false
 }
+
+// Refs says which kinds of objects a pod refers to.
+type Refs struct{ Secrets, ConfigMaps, Claims, Tokens, Devices bool }
+
+// References of a pod, by the same reading as the Node authorizer's.
+func References(p *corev1.Pod) Refs {
+	var r Refs
+	r.Secrets = len(p.Spec.ImagePullSecrets) > 0
+	r.Devices = len(p.Spec.ResourceClaims) > 0
+	for _, v := range p.Spec.Volumes {
+		r.Claims = r.Claims || v.PersistentVolumeClaim != nil || v.Ephemeral != nil
+		r.ConfigMaps = r.ConfigMaps || v.ConfigMap != nil
+		r.Secrets = r.Secrets || v.Secret != nil || v.CSI != nil && v.CSI.NodePublishSecretRef != nil || v.AzureFile != nil ||
+			v.CephFS != nil && v.CephFS.SecretRef != nil || v.Cinder != nil && v.Cinder.SecretRef != nil || v.FlexVolume != nil && v.FlexVolume.SecretRef != nil ||
+			v.RBD != nil && v.RBD.SecretRef != nil || v.ISCSI != nil && v.ISCSI.SecretRef != nil || v.ScaleIO != nil || v.StorageOS != nil && v.StorageOS.SecretRef != nil
+		if v.Projected != nil {
+			for _, src := range v.Projected.Sources {
+				r.Secrets = r.Secrets || src.Secret != nil
+				r.ConfigMaps = r.ConfigMaps || src.ConfigMap != nil
+				r.Tokens = r.Tokens || src.ServiceAccountToken != nil || src.PodCertificate != nil
+			}
+		}
+	}
+	containers(p, func(c *corev1.Container) bool {
+		for _, e := range c.EnvFrom {
+			r.Secrets = r.Secrets || e.SecretRef != nil
+			r.ConfigMaps = r.ConfigMaps || e.ConfigMapRef != nil
+		}
+		for _, e := range c.Env {
+			if e.ValueFrom != nil {
+				r.Secrets = r.Secrets || e.ValueFrom.SecretKeyRef != nil
+				r.ConfigMaps = r.ConfigMaps || e.ValueFrom.ConfigMapKeyRef != nil
+			}
+		}
+		return false
+	})
+	return r
+}
+
+// DriverOf is the CSI driver behind a volume of a pod, directly or through its
+// claim; nil when there is none.
+func DriverOf(s view.Snapshot, p *corev1.Pod, v corev1.Volume) *storagev1.CSIDriver {
+	name, claim := "", ""
+	switch {
+	case v.CSI != nil:
+		name = v.CSI.Driver
+	case v.PersistentVolumeClaim != nil:
+		claim = v.PersistentVolumeClaim.ClaimName
+	case v.Ephemeral != nil:
+		claim = p.Name + "-" + v.Name
+	}
+	if claim != "" {
+		if c := view.Get[*corev1.PersistentVolumeClaim](s, kind.PersistentVolumeClaim, p.Namespace, claim); c != nil && c.Spec.VolumeName != "" {
+			if pv := view.Get[*corev1.PersistentVolume](s, kind.PersistentVolume, "", c.Spec.VolumeName); pv != nil && pv.Spec.CSI != nil {
+				name = pv.Spec.CSI.Driver
+			}
+		}
+	}
+	if name == "" {
+		return nil
+	}
+	return view.Get[*storagev1.CSIDriver](s, kind.CSIDriver, "", name)
+}
