@@ -9,6 +9,9 @@ STATIC := CGO_ENABLED=0
 # The real kubectl says which Kubernetes it is of.
 KUBECTL_VERSION := $(foreach v,gitVersion=v1.37.2 gitMajor=1 gitMinor=37 gitTreeState=clean,-X k8s.io/component-base/version.$(v))
 
+# Tests that start whole clusters run one after the other, with the machine to themselves.
+WHOLE := /test/(machine|sample|script)($$|/)
+
 .PHONY: help build deps up down test check sim bench images update clean
 
 help: ## list the targets
@@ -38,7 +41,8 @@ down: ## stop the cluster, keeping its data
 test: build images ## every test: units, scenarios, simulation, real containers
 	@tools/deps.sh test
 	$(GO) vet ./...
-	$(GO) test -timeout 25m ./...
+	$(GO) test -timeout 20m $$($(GO) list ./... | grep -vE '$(WHOLE)')
+	$(GO) test -timeout 20m -p 1 $$($(GO) list ./... | grep -E '$(WHOLE)')
 
 check: ## what a push must pass: vet, house rules, unit and scenario tests
 	$(GO) vet ./...
