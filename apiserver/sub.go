@@ -85,7 +85,7 @@ func (s *Server) specialDoor(k *kind.Kind, sub string) *kind.Door {
 			},
 		}
 	case k == kind.CertificateSigningRequest && sub == "approval":
-		return &kind.Door{PrepareUpdate: func(new, old kind.Object) {
+		return &kind.Door{ValidateUpdate: ownDoor(k, sub).ValidateUpdate, PrepareUpdate: func(new, old kind.Object) {
 			n, o := new.(*certificatesv1.CertificateSigningRequest), old.(*certificatesv1.CertificateSigningRequest)
 			kept := o.DeepCopy()
 			kept.Status.Conditions = n.Status.Conditions
@@ -96,7 +96,7 @@ func (s *Server) specialDoor(k *kind.Kind, sub string) *kind.Door {
 					c.LastUpdateTime = now
 				}
 				if c.LastTransitionTime.IsZero() {
-					c.LastTransitionTime = c.LastUpdateTime
+					c.LastTransitionTime = now
 				}
 			}
 			kept.ResourceVersion = n.ResourceVersion
@@ -104,6 +104,16 @@ func (s *Server) specialDoor(k *kind.Kind, sub string) *kind.Door {
 		}}
 	}
 	return nil
+}
+
+// ownDoor is what the row says about a subresource.
+func ownDoor(k *kind.Kind, sub string) *kind.Door {
+	for i := range k.Subresources {
+		if k.Subresources[i].Name == sub && k.Subresources[i].Door != nil {
+			return k.Subresources[i].Door
+		}
+	}
+	return &kind.Door{}
 }
 
 func validateEphemeral(new, old kind.Object) field.ErrorList {

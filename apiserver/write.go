@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"proa.dev/apiserver/admit"
+	"proa.dev/apiserver/auth"
 	"proa.dev/kind"
 	"proa.dev/store"
 )
@@ -161,6 +163,10 @@ func (s *Server) createManaged(ctx context.Context, c *call, obj kind.Object, o 
 	if k.PrepareCreate != nil {
 		k.PrepareCreate(obj)
 	}
+	if csr, ok := obj.(*certificatesv1.CertificateSigningRequest); ok {
+		// Signers trust this: only the server says who asked.
+		csr.Spec.Username, csr.Spec.UID, csr.Spec.Groups, csr.Spec.Extra = requestedBy(c.user)
+	}
 	undo := func() {}
 	if s.cfg.ServiceIPs != nil && k == kind.Service {
 		if undo, err = s.cfg.ServiceIPs(ctx, r); err != nil {
@@ -220,6 +226,16 @@ func (s *Server) createManaged(ctx context.Context, c *call, obj kind.Object, o 
 		return nil, e
 	}
 	return nil, storeError(c, obj.GetName(), err)
+}
+
+func requestedBy(u auth.User) (name, uid string, groups []string, extra map[string]certificatesv1.ExtraValue) {
+	for key, values := range u.Extra {
+		if extra == nil {
+			extra = map[string]certificatesv1.ExtraValue{}
+		}
+		extra[key] = values
+	}
+	return u.Name, u.UID, u.Groups, extra
 }
 
 // fillSystemFields sets what only the server may say about a new object.

@@ -262,8 +262,11 @@ func (s *server) startAPI(st *disk.Store, services netip.Prefix) error {
 		Table: kind.All, Store: st, View: s.view, Clock: s.clock, Rand: s.rand,
 		Authn: s.authn, Tokens: s.tokens, Authz: s.authz, Rules: rbac,
 		Admit: admit.Chain{
+			// Upstream's order.
 			admit.NamespaceLifecycle(), admit.LimitRanger(), admit.ServiceAccount(s.view, s.rand), admit.NodeRestriction(),
-			admit.DefaultTolerationSeconds(), admit.Priority(), admit.Escalation(s.authz, rbac), addresses.Plugin(), quota.Plugin(),
+			admit.TaintNodesByCondition(), admit.PodSecurity(), admit.Priority(), admit.DefaultTolerationSeconds(), admit.DefaultStorageClass(),
+			admit.RuntimeClass(), admit.CertificateApproval(s.authz), admit.CertificateSigning(s.authz), admit.CertificateSubjectRestriction(),
+			admit.DefaultIngressClass(), admit.Escalation(s.authz, rbac), addresses.Plugin(), quota.Plugin(),
 		},
 		Nodes: &nodeTransport{view: s.view, tls: &tls.Config{RootCAs: s.ca.Pool(), GetClientCertificate: nodeClient.GetClientCertificate, MinVersion: tls.VersionTLS12}},
 		IssueToken: func(_ context.Context, r *admit.Request, tr *authenticationv1.TokenRequest) error {
