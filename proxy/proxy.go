@@ -434,6 +434,48 @@ func (p *Proxy) WaitRemoved(ctx context.Context, pod types.UID) error {
 	return p.cutter.wait(ctx)
 }
 
+// WaitDrained returns once no service sends new connections to a pod that is being
+// deleted, and none will: the slices of every service that selects it say that it
+// terminates (before that, a slice made from a state without the deletion could
+// still come and bring the pod back), and the kernel has them. The error is ctx's,
+// with the reason to wait.
+func (p *Proxy) WaitDrained(ctx context.Context, pod *corev1.Pod) error {
+	for {
+		_, moved := p.cfg.View.Moved()
+		name := unaware(p.cfg.View.Snapshot(), pod)
+		if name == "" {
+			return p.WaitRemoved(ctx, pod.UID)
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the removal of pod %q: the endpoints of service %q do not know of its end yet: %w", pod.Name, name, ctx.Err())
+		}
+	}
+}
+
+// unaware names a service of the pod whose slices do not say yet that it
+// terminates.
+func unaware(s view.Snapshot, pod *corev1.Pod) string {
+services:
+	for o := range s.Selecting(kind.Service, pod.Namespace, pod.Labels) {
+		svc := o.(*corev1.Service)
+		if svc.Spec.Type == corev1.ServiceTypeExternalName || svc.DeletionTimestamp != nil {
+			continue
+		}
+		for slice := range view.Owned[*discoveryv1.EndpointSlice](s, string(svc.UID), kind.EndpointSlice) {
+			for i := range slice.Endpoints {
+				e := &slice.Endpoints[i]
+				if e.TargetRef != nil && e.TargetRef.UID == pod.UID && e.Conditions.Terminating != nil && *e.Conditions.Terminating {
+					continue services
+				}
+			}
+		}
+		return svc.Name
+	}
+	return ""
+}
+
 // WaitLive returns once the rules in the kernel send new connections of at least
 // one service to the pod.
 func (p *Proxy) WaitLive(ctx context.Context, pod types.UID) error {

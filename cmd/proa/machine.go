@@ -178,7 +178,7 @@ func (s *server) startAgent(m *machine, services netip.Prefix) error {
 	var err error
 	m.agent, err = node.New(node.Config{
 		Name: name, Client: me, View: s.view, Shared: true, Engine: m.engine, Streams: streams{m.engine},
-		Drain: func(ctx context.Context, p *corev1.Pod) error { return m.proxy.WaitRemoved(ctx, p.UID) },
+		Drain: m.drain,
 		Clock: s.clock, Rand: s.rand, Log: s.log,
 		DataDir: s.cl.DataDir, LogDir: s.cl.Path("logs", "pods"),
 		ClusterDNS: []string{first.ServiceAddress(services, 10).String()}, ClusterDomain: first.Domain,
@@ -220,6 +220,24 @@ func (s *server) startAgent(m *machine, services netip.Prefix) error {
 		return m.agent.Run(ctx)
 	})
 	return waitNode(s.group.ctx, s.view, name)
+}
+
+// drain returns when no connection comes to the pod any more through services, and
+// those that came have been taken up by its program.
+func (m *machine) drain(ctx context.Context, p *corev1.Pod) error {
+	if err := m.proxy.WaitDrained(ctx, p); err != nil {
+		return err
+	}
+	for _, ip := range p.Status.PodIPs {
+		addr, err := netip.ParseAddr(ip.IP)
+		if err != nil {
+			continue
+		}
+		if err := m.network.WaitTaken(ctx, addr); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // streams fits the engine's interactive calls to the agent's.

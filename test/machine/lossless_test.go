@@ -37,7 +37,9 @@ apiVersion: v1
 kind: Service
 metadata: {name: web}
 spec: {type: NodePort, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
----
+`
+
+const loader = `
 apiVersion: v1
 kind: Pod
 metadata: {name: loader}
@@ -57,8 +59,9 @@ func TestLossless(t *testing.T) {
 	b.load(t, "web-v1.tar", "web-v2.tar")
 	const seconds = 60
 	pod := load.Config{Requests: 300 * seconds, Rate: 300}
-	b.apply(t, "", fmt.Sprintf(lossless, pod.Requests, pod.Rate))
+	b.apply(t, "", lossless)
 	b.kubectl(t, "", "rollout", "status", "deployment/web", "--timeout=60s")
+	b.apply(t, "", fmt.Sprintf(loader, pod.Requests, pod.Rate))
 	svc, err := b.api(t).CoreV1().Services("default").Get(context.Background(), "web", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -104,7 +107,7 @@ func TestLossless(t *testing.T) {
 		{"scale 2 to 4", func() { b.kubectl(t, "", "scale", "deployment/web", "--replicas=4"); rollout() }},
 		{"drain of two pods", func() {
 			pods := strings.Fields(b.kubectl(t, "", "get", "pods", "-l", "app=web", "-o", "name"))
-			b.kubectl(t, "", append([]string{"label", "drain=me"}, pods[:2]...)...)
+			b.kubectl(t, "", "label", pods[0], pods[1], "drain=me")
 			b.kubectl(t, "", "drain", name, "--pod-selector=drain=me", "--timeout=60s")
 			b.kubectl(t, "", "uncordon", name)
 			rollout()
@@ -138,7 +141,9 @@ func TestLossless(t *testing.T) {
 		}
 	}
 	<-done
-	p := b.waitPod(t, "default", "loader", "ended", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed })
+	p := b.waitPod(t, "default", "loader", "ended", func(p *corev1.Pod) bool {
+		return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+	})
 	out := b.kubectl(t, "", "logs", "loader")
 	var r load.Result
 	if err := json.Unmarshal([]byte(out), &r); err != nil {
