@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -32,16 +33,47 @@ import (
 	"proa.dev/node"
 )
 
-// helperPath builds one of the engine's helper programs.
-func helperPath(t *testing.T, dir, name, cgo string, args ...string) string {
+// helperPath builds one of the engine's helper programs, once for all tests.
+func helperPath(t *testing.T, name string) string {
 	t.Helper()
-	out := filepath.Join(dir, name)
-	cmd := exec.Command("go", append(append([]string{"build", "-trimpath", "-o", out}, args...), "proa.dev/cmd/"+name)...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo)
-	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build %s: %v\n%s", name, err, text)
+	built := helpers[name]
+	built.once.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "proa-nodetest-"); built.err != nil {
+			return
+		}
+		cmd := exec.Command("go", append(append([]string{"build", "-trimpath", "-o", built.dir}, built.args...), "proa.dev/cmd/"+name)...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED="+built.cgo)
+		if text, err := cmd.CombinedOutput(); err != nil {
+			built.err = fmt.Errorf("build %s: %w\n%s", name, err, text)
+		}
+	})
+	if built.err != nil {
+		t.Fatal(built.err)
 	}
-	return out
+	return filepath.Join(built.dir, name)
+}
+
+type helper struct {
+	cgo  string
+	args []string
+	once sync.Once
+	dir  string
+	err  error
+}
+
+var helpers = map[string]*helper{
+	"proa-monitor": {cgo: "0"},
+	"proa-runner":  {cgo: "1", args: []string{"-tags", "seccomp,netgo,osusergo", "-ldflags", "-linkmode external -extldflags -static"}},
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	for _, h := range helpers {
+		if h.dir != "" {
+			os.RemoveAll(h.dir)
+		}
+	}
+	os.Exit(code)
 }
 
 // busyboxImage is a docker archive with one static busybox.
@@ -64,7 +96,7 @@ func busyboxImage(t *testing.T, name string) *bytes.Buffer {
 		put(w, tar.Header{Typeflag: tar.TypeDir, Name: d + "/", Mode: 0o755}, nil)
 	}
 	put(w, tar.Header{Typeflag: tar.TypeReg, Name: "bin/busybox", Mode: 0o755}, bin)
-	for _, a := range strings.Fields("sh sleep echo cat id ls hostname env stat test touch rm") {
+	for _, a := range strings.Fields("sh sleep echo cat id ls hostname env stat stty test touch rm kill ps nc httpd wc tar") {
 		put(w, tar.Header{Typeflag: tar.TypeLink, Name: "bin/" + a, Linkname: "bin/busybox"}, nil)
 	}
 	w.Close()
@@ -83,9 +115,14 @@ func busyboxImage(t *testing.T, name string) *bytes.Buffer {
 	return &archive
 }
 
-// TestMachine runs real containers: environment, volumes, init containers, exec
-// probes, hooks, termination messages, logs, exec, graceful end, adoption.
-func TestMachine(t *testing.T) {
+// machine is a world whose engine runs real containers, without a pod network.
+type machine struct {
+	*world
+	real *engine.Engine
+}
+
+func newMachine(t *testing.T) *machine {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Fatal("containers need root")
 	}
@@ -94,14 +131,14 @@ func TestMachine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close()
+	t.Cleanup(func() { store.Close() })
 	if _, err := store.Import(ctx, busyboxImage(t, "docker.io/library/box:1"), nil); err != nil {
 		t.Fatal(err)
 	}
-	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	eng, err := engine.New(engine.Config{DataDir: filepath.Join(dir, "engine"), RunDir: filepath.Join(dir, "run"), Images: store, Log: log,
-		MonitorPath:  helperPath(t, dir, "proa-monitor", "0"),
-		RunnerPath:   helperPath(t, dir, "proa-runner", "1", "-tags", "seccomp,netgo,osusergo", "-ldflags", "-linkmode external -extldflags -static"),
+	eng, err := engine.New(engine.Config{DataDir: filepath.Join(dir, "engine"), RunDir: filepath.Join(dir, "run"), Images: store,
+		Log:          slog.New(slog.NewTextHandler(t.Output(), nil)),
+		MonitorPath:  helperPath(t, "proa-monitor"),
+		RunnerPath:   helperPath(t, "proa-runner"),
 		CgroupParent: fmt.Sprintf("proa-nodetest-%d", os.Getpid())})
 	if err != nil {
 		t.Fatal(err)
@@ -109,13 +146,13 @@ func TestMachine(t *testing.T) {
 	ectx, ecancel := context.WithCancel(ctx)
 	edone := make(chan error, 1)
 	go func() { edone <- eng.Run(ectx) }()
-	defer func() {
+	t.Cleanup(func() {
 		if err := eng.Purge(ctx); err != nil {
 			t.Errorf("purge: %v", err)
 		}
 		ecancel()
 		<-edone
-	}()
+	})
 	<-eng.Ready()
 
 	c := apitest.Start(t, nil)
@@ -127,11 +164,30 @@ func TestMachine(t *testing.T) {
 		cfg.Engine, cfg.Streams = eng, node.StreamsOf(eng)
 	}
 	w.start()
-	defer func() {
+	t.Cleanup(func() {
 		w.stop()
 		w.unmountAll()
-	}()
+	})
+	return &machine{w, eng}
+}
 
+// box runs a pod whose one container is a shell script in the busybox image.
+func (m *machine) box(name, script string, change func(p *corev1.Pod)) *corev1.Pod {
+	m.t.Helper()
+	return m.run(name, func(p *corev1.Pod) {
+		zero := int64(0)
+		p.Spec.TerminationGracePeriodSeconds = &zero
+		p.Spec.Containers[0].Image, p.Spec.Containers[0].Command = "box:1", []string{"sh", "-c", script}
+		if change != nil {
+			change(p)
+		}
+	})
+}
+
+// TestMachine runs real containers: environment, volumes, init containers, exec
+// probes, hooks, termination messages, logs, exec, graceful end, adoption.
+func TestMachine(t *testing.T) {
+	w := newMachine(t)
 	w.create(kind.ConfigMap, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "c", Namespace: "default"}, Data: map[string]string{"color": "red", "file": "hello"}})
 	yes, user := true, int64(1000)
 	began := time.Now()

@@ -121,6 +121,10 @@ func (m *machine) handle(e Event) {
 		m.Sandbox.Remove.finish(e.Err, m.now, cleanRetryLimit)
 	case Deleted:
 		m.Sandbox.Delete.finish(e.Err, m.now, cleanRetryLimit)
+	case Tick:
+		// What it was for may still be ahead: the clock was set back, or the timer ran
+		// fast. It has to be asked for again.
+		m.wakeAt = time.Time{}
 	case Evict:
 		grace := graceOf(m.Pod)
 		if e.GraceSeconds != nil {

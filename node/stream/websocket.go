@@ -16,6 +16,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
@@ -234,8 +235,9 @@ func statusOf(err error) []byte {
 		st.Message = fmt.Sprintf("command terminated with non-zero exit code: %v", exit)
 		st.Details = &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: "ExitCode", Message: strconv.Itoa(exit.ExitStatus())}}}
 	default:
-		st.Status, st.Reason, st.Code = metav1.StatusFailure, metav1.StatusReasonInternalError, http.StatusInternalServerError
-		st.Message = fmt.Sprintf("error executing command in container: %v", err)
+		// The words that the SPDY carrier has for it.
+		st = apierrors.NewInternalError(fmt.Errorf("error executing command in container: %w", err)).ErrStatus
+		st.Kind, st.APIVersion = "Status", "v1"
 	}
 	data, _ := json.Marshal(st)
 	return data
