@@ -168,7 +168,7 @@ func (l *lab) creates(ctx context.Context, pid int, c load, namespace string, f 
 			return 0, nil, err
 		}
 	}
-	profiled := l.profileServer(ctx, admin, loadFor)
+	profiled := l.profileServer(ctx, admin, loadFor, namespace)
 	var n atomic.Int64
 	lists := make([][]time.Duration, c.clients)
 	errs := make([]error, c.clients)

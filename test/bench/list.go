@@ -18,16 +18,12 @@ import (
 	"proa.dev/kind"
 )
 
-const manyPods = 100_000
-
 // listedPod is a pod as a Deployment makes it. No scheduler takes it.
 func listedPod(namespace, name string) *corev1.Pod {
-	isController := true
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name,
-			Labels:          map[string]string{"app.kubernetes.io/name": "shop", "app.kubernetes.io/component": "cart", "pod-template-hash": "6d4cf56db6"},
-			Annotations:     map[string]string{"prometheus.io/scrape": "true"},
-			OwnerReferences: []metav1.OwnerReference{{APIVersion: "example.com/v1", Kind: "Batch", Name: "cart-6d4cf56db6", UID: "5f2b2c0c-8d1e-4b1e-9a53-0f6f0d6f1c11", Controller: &isController}}},
+			Labels:      map[string]string{"app.kubernetes.io/name": "shop", "app.kubernetes.io/component": "cart", "pod-template-hash": "6d4cf56db6"},
+			Annotations: map[string]string{"prometheus.io/scrape": "true"}},
 		Spec: corev1.PodSpec{SchedulerName: "nobody", Containers: []corev1.Container{{
 			Name: "main", Image: "registry.example.com/shop/cart:v1.12.3",
 			Env:       []corev1.EnvVar{{Name: "DATABASE", Value: "postgres://db.shop.svc:5432/cart"}, {Name: "LEVEL", Value: "info"}},
@@ -63,7 +59,7 @@ func listBench(ctx context.Context, l *lab) ([]Figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	say("creating %d pods", manyPods)
+	say("creating %d pods", l.pods)
 	fill := Figure{Name: "pods created, 64 clients", Unit: "/s", More: true, How: "as in the creates above, a pod of about 1.1 KB with admission"}
 	if err := l.fill(ctx, pid, namespace, &fill); err != nil {
 		return nil, err
@@ -75,9 +71,10 @@ func listBench(ctx context.Context, l *lab) ([]Figure, error) {
 		if f == wire.JSON {
 			name, budget, goal = "JSON", 0, 0
 		}
-		fig := Figure{Name: fmt.Sprintf("list of %s pods, %s", number(manyPods), name), Unit: "s", Budget: budget, Goal: goal}
+		fig := Figure{Name: fmt.Sprintf("list of %s pods, %s", number(float64(l.pods)), name), Unit: "s", Budget: budget, Goal: goal}
 		for run := range l.runs {
 			say("list, %s, run %d", name, run+1)
+			profiled := l.profileServer(ctx, admin, time.Second, fmt.Sprintf("list-%s", name))
 			watched := startWatch(pid)
 			r, err := admin.Do(ctx, http.MethodGet, client.Path(kind.Pod, "", "", ""), nil, f.ContentType(), "", nil)
 			if err != nil {
@@ -88,6 +85,9 @@ func listBench(ctx context.Context, l *lab) ([]Figure, error) {
 				return nil, err
 			}
 			fig.Samples = append(fig.Samples, watched.stop(&fig).Seconds())
+			if err := profiled(); err != nil {
+				return nil, err
+			}
 			if f == wire.Protobuf {
 				size = n
 			}
@@ -104,14 +104,17 @@ func listBench(ctx context.Context, l *lab) ([]Figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	held.Samples = []float64{manyPods / (float64(after.pss-before.pss) / 1e9)}
-	held.How = fmt.Sprintf("growth of the server's PSS by %s pods of %s bytes each in Protobuf, lists behind it: %s MB", number(manyPods), number(float64(size)/manyPods), number(float64(after.pss-before.pss)/1e6))
+	held.Samples = []float64{float64(l.pods) / (float64(after.pss-before.pss) / 1e9)}
+	held.How = fmt.Sprintf("growth of the server's PSS by %s pods of %s bytes each in Protobuf, lists behind it: %s MB", number(float64(l.pods)), number(float64(size)/float64(l.pods)), number(float64(after.pss-before.pss)/1e6))
 	out = append([]Figure{fill}, append(out, held)...)
 
+	if err := l.heap(ctx, admin, "heap"); err != nil {
+		return nil, err
+	}
 	if err := l.down(ctx); err != nil {
 		return nil, err
 	}
-	again := Figure{Name: fmt.Sprintf("start with %s pods → API ready", number(manyPods)), Unit: "s", How: "exec to the first /readyz, data in the page cache"}
+	again := Figure{Name: fmt.Sprintf("start with %s pods → API ready", number(float64(l.pods))), Unit: "s", How: "exec to the first /readyz, data in the page cache"}
 	loaded := Figure{Name: "memory after that start", Unit: "MB", How: "PSS, settled"}
 	for range max(l.runs/2, 1) {
 		began := time.Now()
@@ -159,12 +162,18 @@ func (l *lab) fill(ctx context.Context, pid int, namespace string, f *Figure) er
 	var n atomic.Int64
 	errs := make([]error, clients)
 	var wg sync.WaitGroup
+	admin, err := l.client()
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	profiled := l.profileServer(ctx, admin, loadFor, "fill")
 	watched := startWatch(pid)
 	for i, s := range senders {
 		wg.Go(func() {
 			for {
 				x := n.Add(1)
-				if x > manyPods {
+				if x > int64(l.pods) {
 					return
 				}
 				body := t.body(fmt.Sprintf("cart-%09d", x))
@@ -182,6 +191,6 @@ func (l *lab) fill(ctx context.Context, pid int, namespace string, f *Figure) er
 		})
 	}
 	wg.Wait()
-	f.Samples = []float64{manyPods / watched.stop(f).Seconds()}
-	return errors.Join(errs...)
+	f.Samples = []float64{float64(l.pods) / watched.stop(f).Seconds()}
+	return errors.Join(append(errs, profiled())...)
 }

@@ -49,7 +49,7 @@ var benches = []bench{
 	{name: "creates", title: "Creates over HTTPS", run: createsBench},
 	{name: "inprocess", title: "Writes in process", run: inProcessBench},
 	{name: "watch", title: "Watch", run: watchBench},
-	{name: "list", title: "Lists and memory at 100,000 pods", run: listBench},
+	{name: "list", title: "Lists and memory at many pods", run: listBench},
 	{name: "sched", title: "Scheduling", run: schedBench},
 	{name: "endpoint", title: "Services in the kernel", netns: true, run: endpointBench},
 }
@@ -65,7 +65,7 @@ func main() {
 
 type options struct {
 	proa, dir, out, state, only, child, cpuprofile string
-	runs                                           int
+	runs, pods                                     int
 	watched                                        time.Duration
 }
 
@@ -77,8 +77,9 @@ func run(ctx context.Context) error {
 	flag.StringVar(&o.state, "state", "bin/bench.json", "where results are kept between runs")
 	flag.StringVar(&o.only, "only", "", "names of measurements, with commas between")
 	flag.IntVar(&o.runs, "runs", 5, "runs of what is short")
+	flag.IntVar(&o.pods, "pods", 100_000, "how many pods to list; less is for trying things out")
 	flag.DurationVar(&o.watched, "idle", 2*time.Minute, "how long an idle cluster is watched")
-	flag.StringVar(&o.cpuprofile, "cpuprofile", "", "write a CPU profile to this file: of the server where there is one, else of the measurement")
+	flag.StringVar(&o.cpuprofile, "cpuprofile", "", "write CPU profiles: of the measurement to this file, of a server to files with more in their names")
 	flag.StringVar(&o.child, "child", "", "")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -162,7 +163,7 @@ func spawn(ctx context.Context, b bench, o options) ([]Figure, error) {
 			return nil, err
 		}
 	}
-	cmd := exec.CommandContext(ctx, self, "-child", b.name, "-proa", proa, "-dir", o.dir, fmt.Sprintf("-runs=%d", o.runs),
+	cmd := exec.CommandContext(ctx, self, "-child", b.name, "-proa", proa, "-dir", o.dir, fmt.Sprintf("-runs=%d", o.runs), fmt.Sprintf("-pods=%d", o.pods),
 		"-idle", o.watched.String(), "-cpuprofile", o.cpuprofile)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it deletes its cluster
 	cmd.WaitDelay = time.Minute

@@ -14,8 +14,8 @@ import (
 )
 
 // profileServer writes a CPU profile of the server over the next seconds, if one
-// is wanted; wait returns when it is written. The newest one stays.
-func (l *lab) profileServer(ctx context.Context, c *client.HTTP, d time.Duration) (wait func() error) {
+// is wanted, to FILE-of; wait returns when it is written.
+func (l *lab) profileServer(ctx context.Context, c *client.HTTP, d time.Duration, of string) (wait func() error) {
 	if l.cpuprofile == "" {
 		return func() error { return nil }
 	}
@@ -27,7 +27,7 @@ func (l *lab) profileServer(ctx context.Context, c *client.HTTP, d time.Duration
 				return err
 			}
 			defer r.Body.Close()
-			f, err := os.Create(l.cpuprofile)
+			f, err := os.Create(l.cpuprofile + "-" + of)
 			if err != nil {
 				return fmt.Errorf("write a profile: %w", err)
 			}
@@ -56,4 +56,23 @@ func (l *lab) profile() (stop func(), err error) {
 		pprof.StopCPUProfile()
 		f.Close()
 	}, nil
+}
+
+// heap writes a profile of what the server holds after a collection.
+func (l *lab) heap(ctx context.Context, c *client.HTTP, of string) error {
+	if l.cpuprofile == "" {
+		return nil
+	}
+	r, err := c.Do(ctx, http.MethodGet, "/debug/pprof/heap", url.Values{"gc": {"1"}}, "*/*", "", nil)
+	if err != nil {
+		return err
+	}
+	defer r.Body.Close()
+	f, err := os.Create(l.cpuprofile + "-" + of)
+	if err != nil {
+		return fmt.Errorf("write a profile: %w", err)
+	}
+	defer f.Close()
+	_, err = f.ReadFrom(r.Body)
+	return err
 }

@@ -111,7 +111,7 @@ func (l *lab) fan(ctx context.Context, pid int, namespace string, run, perSecond
 		return 0, 0, nil, err
 	}
 	defer admin.Close()
-	profiled := l.profileServer(ctx, admin, loadFor)
+	profiled := l.profileServer(ctx, admin, loadFor, fmt.Sprintf("watch-%d", run))
 	watched := startWatch(pid)
 	var writing sync.WaitGroup
 	for w := range writers {
