@@ -200,6 +200,7 @@ func (s *server) start() (err error) {
 			return err
 		}
 	}
+	s.group.run("memory", newTrimmer(s.clock, s.log).Run)
 	s.tell(step{Done: true})
 	return nil
 }
