@@ -90,12 +90,13 @@ func TestStreamsOfRealContainers(t *testing.T) {
 			out   *gathered
 			sizes sizes
 			done  chan error
+			leave func()
 		}
 		begin := func(t *testing.T, u *url.URL) *session {
 			sctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 			t.Cleanup(cancel)
 			r, w := io.Pipe()
-			s := &session{in: w, out: &gathered{}, sizes: make(sizes, 4), done: make(chan error, 1)}
+			s := &session{in: w, out: &gathered{}, sizes: make(sizes, 4), done: make(chan error, 1), leave: cancel}
 			e := executor(t, u)
 			s.sizes <- remotecommand.TerminalSize{Width: 77, Height: 33}
 			go func() {
@@ -141,8 +142,7 @@ func TestStreamsOfRealContainers(t *testing.T) {
 			defer close(s.sizes)
 			asks(t, s, "33 77")
 			says(t, s, "echo a$((3+4))b\n", "a7b")
-			s.in.Close() // the attachment ends, the shell does not
-			srv.CloseClientConnections()
+			s.leave() // the attachment ends, the shell does not
 			<-s.done
 			if p := m.pod("shell"); p.Status.ContainerStatuses[0].RestartCount != 0 {
 				t.Error("the shell ended with the attachment")

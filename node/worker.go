@@ -514,6 +514,10 @@ func (w *worker) startProbe(ctx context.Context, f pod.StartProbe) {
 				w.a.events.about(w.pod(), pod.FieldPath(w.pod(), f.Container), corev1.EventTypeWarning, "Unhealthy",
 					fmt.Sprintf("%s probe %s: %s", title, verb, r.Message))
 			}
+			if r.Warned {
+				w.a.events.about(w.pod(), pod.FieldPath(w.pod(), f.Container), corev1.EventTypeWarning, "ProbeWarning",
+					fmt.Sprintf("%s probe warning: %s", title, r.Message))
+			}
 			if r.Verdict {
 				w.post(pod.Probed{Container: f.Container, ID: f.ID, Probe: f.Probe, OK: r.OK, Message: r.Message})
 			}

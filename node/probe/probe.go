@@ -3,9 +3,10 @@
 // Kubernetes docs ("Configure Liveness, Readiness and Startup Probes") define
 // them. Run is one goroutine's work for one probe of one container.
 //
-// A failure is an answer (connection refused, status 500, exit code 1); an error
-// is a probe that could not be made (no such port name). Both count as failures;
-// messages are worded as upstream's Unhealthy events.
+// A failure is an answer (connection refused, status 500, exit code 1) and counts
+// towards the threshold; an error is a probe that could not be made (no such port
+// name, the engine is away): it is tried up to three times at once, told, and then
+// counts neither way, as upstream's. Messages are worded as upstream's events.
 package probe
 
 import (
@@ -27,6 +28,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
@@ -58,8 +60,9 @@ type Report struct {
 	Verdict bool
 	OK      bool
 	// Failed marks a single failed attempt: an Unhealthy event. Errored: no answer.
-	Failed, Errored bool
-	Message         string
+	// Warned: an answer that counts as good but needs a look: a ProbeWarning event.
+	Failed, Errored, Warned bool
+	Message                 string
 }
 
 // Run probes until ctx ends. initial is the verdict that holds without a probe:
@@ -80,16 +83,28 @@ func (p *Prober) Run(ctx context.Context, spec *corev1.Probe, t Target, initial 
 			return
 		}
 		began := p.Clock.Now()
-		ok, message, err := p.once(ctx, spec, t)
+		var ok bool
+		var message string
+		var err error
+		for range errorTries {
+			if ok, message, err = p.once(ctx, spec, t); err == nil || ctx.Err() != nil {
+				break
+			}
+		}
 		if ctx.Err() != nil {
 			return
 		}
-		if err != nil {
+		switch {
+		case err != nil:
 			report(Report{Failed: true, Errored: true, Message: err.Error()})
-		} else if !ok {
+		case !ok:
 			report(Report{Failed: true, Message: message})
+		case message != "":
+			report(Report{Warned: true, Message: message})
 		}
-		if ok && err == nil {
+		if err != nil {
+			// Nothing was learnt.
+		} else if ok {
 			successes, failures = successes+1, 0
 			if successes >= max(spec.SuccessThreshold, 1) && !verdict {
 				verdict, toldFailure = true, false
@@ -108,18 +123,23 @@ func (p *Prober) Run(ctx context.Context, spec *corev1.Probe, t Target, initial 
 	}
 }
 
+// errorTries is how often a probe that cannot be made is tried before it is told.
+const errorTries = 3
+
 func seconds(n int32) time.Duration { return time.Duration(n) * time.Second }
 
-// once makes one attempt within the timeout.
+// once makes one attempt within the timeout. The message of a good answer is a
+// warning, or empty.
 func (p *Prober) once(ctx context.Context, spec *corev1.Probe, t Target) (ok bool, message string, err error) {
 	timeout := max(seconds(spec.TimeoutSeconds), time.Second)
+	if spec.HTTPGet != nil {
+		return httpGet(ctx, spec.HTTPGet, t, timeout) // its client keeps the time, and words it
+	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	switch {
 	case spec.Exec != nil:
 		return p.exec(ctx, spec.Exec, t, timeout)
-	case spec.HTTPGet != nil:
-		return HTTPGet(ctx, spec.HTTPGet, t)
 	case spec.TCPSocket != nil:
 		return tcp(ctx, spec.TCPSocket, t)
 	case spec.GRPC != nil:
@@ -139,7 +159,10 @@ func (p *Prober) exec(ctx context.Context, a *corev1.ExecAction, t Target, timeo
 	if err != nil {
 		return false, "", err
 	}
-	return exit == 0, string(out), nil
+	if exit == 0 {
+		return true, "", nil
+	}
+	return false, string(out), nil
 }
 
 // dialer closes without leaving a socket behind in TIME_WAIT for a minute, which
@@ -163,8 +186,12 @@ var transport = &http.Transport{
 const userAgent = "kube-probe/1.37"
 
 // HTTPGet makes one request as probes and lifecycle hooks do. A redirect to
-// another host counts as a success and is not followed.
+// another host counts as a success, with a warning, and is not followed.
 func HTTPGet(ctx context.Context, a *corev1.HTTPGetAction, t Target) (ok bool, message string, err error) {
+	return httpGet(ctx, a, t, 0)
+}
+
+func httpGet(ctx context.Context, a *corev1.HTTPGetAction, t Target, timeout time.Duration) (ok bool, message string, err error) {
 	port, err := Port(a.Port, t.Spec)
 	if err != nil {
 		return false, "", err
@@ -201,9 +228,12 @@ func HTTPGet(ctx context.Context, a *corev1.HTTPGetAction, t Target) (ok bool, m
 	} else if len(accept) == 1 && accept[0] == "" {
 		req.Header.Del("Accept")
 	}
-	client := &http.Client{Transport: transport, CheckRedirect: func(next *http.Request, via []*http.Request) error {
-		if next.URL.Hostname() != via[0].URL.Hostname() || len(via) >= 10 {
+	client := &http.Client{Transport: transport, Timeout: timeout, CheckRedirect: func(next *http.Request, via []*http.Request) error {
+		if next.URL.Hostname() != via[0].URL.Hostname() {
 			return http.ErrUseLastResponse
+		}
+		if len(via) >= 10 {
+			return errors.New("stopped after 10 redirects")
 		}
 		return nil
 	}}
@@ -212,10 +242,14 @@ func HTTPGet(ctx context.Context, a *corev1.HTTPGetAction, t Target) (ok bool, m
 		return false, err.Error(), nil
 	}
 	defer resp.Body.Close()
-	if _, err := io.Copy(io.Discard, io.LimitReader(resp.Body, 10<<10)); err != nil {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 10<<10))
+	if err != nil {
 		return false, err.Error(), nil
 	}
 	if resp.StatusCode >= 200 && resp.StatusCode < 400 {
+		if resp.StatusCode >= 300 && resp.Header.Get("Location") != "" {
+			return true, "Probe terminated redirects, Response body: " + string(body), nil
+		}
 		return true, "", nil
 	}
 	return false, fmt.Sprintf("HTTP probe failed with statuscode: %d", resp.StatusCode), nil
@@ -253,13 +287,17 @@ func grpcHealth(ctx context.Context, a *corev1.GRPCAction, t Target, timeout tim
 		return false, "", err
 	}
 	defer conn.Close()
-	resp, err := healthpb.NewHealthClient(conn).Check(metadata.NewOutgoingContext(ctx, metadata.MD{}), &healthpb.HealthCheckRequest{Service: service})
+	resp, err := healthpb.NewHealthClient(conn).Check(metadata.NewOutgoingContext(ctx, metadata.MD{}), &healthpb.HealthCheckRequest{Service: service},
+		grpc.WaitForReady(true))
 	if err != nil {
 		switch status.Code(err) {
 		case codes.Unimplemented:
-			return false, "error: this server does not implement the grpc health protocol (grpc.health.v1.Health)", nil
-		case codes.DeadlineExceeded, codes.Unavailable:
-			return false, fmt.Sprintf("timeout: failed to connect service %q within %v: %v", addr, timeout, err), nil
+			return false, fmt.Sprintf("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): %s", status.Convert(err).Message()), nil
+		case codes.DeadlineExceeded:
+			if conn.GetState() != connectivity.Ready {
+				return false, fmt.Sprintf("timeout: failed to connect service %q within %v: %v", addr, timeout, context.DeadlineExceeded), nil
+			}
+			return false, fmt.Sprintf("timeout: health rpc did not complete within %v", timeout), nil
 		}
 		return false, fmt.Sprintf("error: health rpc probe failed: %v", err), nil
 	}

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -47,6 +48,10 @@ func TestHTTP(t *testing.T) {
 			http.Redirect(w, r, "http://elsewhere.invalid/", 302)
 		case "/here":
 			http.Redirect(w, r, "/bad", 302)
+		case "/round":
+			http.Redirect(w, r, "/round", 302)
+		case "/slow":
+			<-r.Context().Done()
 		}
 	}))
 	defer srv.Close()
@@ -62,11 +67,25 @@ func TestHTTP(t *testing.T) {
 	if seen.Get("User-Agent") != userAgent || seen.Get("Accept") != "*/*" || seen.Get("X-A") != "1" || host != "shop.example" {
 		t.Errorf("headers %v host %q", seen, host)
 	}
-	for path, want := range map[string]string{"/bad": "HTTP probe failed with statuscode: 500", "/here": "HTTP probe failed with statuscode: 500", "/away": ""} {
-		ok, m, err := get(path)
-		if err != nil || ok != (want == "") || m != want {
-			t.Errorf("%s: %v %q %v", path, ok, m, err)
+	for _, c := range []struct {
+		path string
+		ok   bool
+		want string
+	}{
+		{"/bad", false, "HTTP probe failed with statuscode: 500"},
+		{"/here", false, "HTTP probe failed with statuscode: 500"},
+		{"/round", false, `Get "/round": stopped after 10 redirects`},
+		{"/away", true, "Probe terminated redirects, Response body: <a href=\"http://elsewhere.invalid/\">Found</a>.\n\n"},
+	} {
+		ok, m, err := get(c.path)
+		if err != nil || ok != c.ok || m != c.want {
+			t.Errorf("%s: %v %q %v", c.path, ok, m, err)
 		}
+	}
+	p := &Prober{Clock: env.SystemClock()}
+	slow := &corev1.Probe{TimeoutSeconds: 1, ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/slow", Port: intstr.FromString("web")}}}
+	if ok, m, err := p.once(ctx, slow, tg); ok || err != nil || m != fmt.Sprintf("Get %q: context deadline exceeded (Client.Timeout exceeded while awaiting headers)", srv.URL+"/slow") {
+		t.Errorf("slow: %v %q %v", ok, m, err)
 	}
 	if _, _, err := HTTPGet(ctx, &corev1.HTTPGetAction{Port: intstr.FromString("none")}, tg); err == nil || err.Error() != "couldn't find port: none for container app" {
 		t.Errorf("no such port: %v", err)
@@ -101,11 +120,23 @@ func TestTCPAndGRPC(t *testing.T) {
 	if ok, m, err := check("down"); ok || err != nil || m != `service unhealthy (responded with "NOT_SERVING")` {
 		t.Errorf("grpc down: %v %q %v", ok, m, err)
 	}
+	bare, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := grpc.NewServer()
+	go other.Serve(bare)
+	defer other.Stop()
+	_, bport := target(t, bare.Addr().String())
+	if ok, m, err := p.once(ctx, &corev1.Probe{ProbeHandler: corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: int32(bport.IntValue())}}}, tg); ok || err != nil ||
+		m != "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): unknown service grpc.health.v1.Health" {
+		t.Errorf("grpc without health: %v %q %v", ok, m, err)
+	}
 	g.Stop()
 	if ok, _, err := p.once(ctx, &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: port}}}, tg); ok || err != nil {
 		t.Errorf("tcp to nobody: %v %v", ok, err)
 	}
-	if ok, m, err := check(""); ok || err != nil || !strings.HasPrefix(m, "timeout: failed to connect service") {
+	if ok, m, err := check(""); ok || err != nil || m != fmt.Sprintf("timeout: failed to connect service %q within 1s: context deadline exceeded", l.Addr()) {
 		t.Errorf("grpc to nobody: %v %q %v", ok, m, err)
 	}
 }
@@ -117,12 +148,13 @@ func TestThresholds(t *testing.T) {
 		name    string
 		initial bool
 		spec    corev1.Probe
-		answers string // + good, - bad
+		answers string // + good, - bad, ! cannot be made (each of three tries)
 		want    string
 	}{
 		{"liveness needs three failures in a row", true, corev1.Probe{FailureThreshold: 3}, "+--+---", "6s:false"},
 		{"readiness comes and goes", false, corev1.Probe{FailureThreshold: 1, SuccessThreshold: 2}, "++-+-++", "1s:true 2s:false 4s:false 6s:true"},
 		{"startup fails at its threshold and again", false, corev1.Probe{FailureThreshold: 2}, "-----", "1s:false 3s:false"},
+		{"errors count neither way", true, corev1.Probe{FailureThreshold: 2}, "-!!!!!!-+", "3s:false 4s:true"},
 		{"initial delay", false, corev1.Probe{FailureThreshold: 1, InitialDelaySeconds: 5}, "+", "5s:true"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -136,8 +168,11 @@ func TestThresholds(t *testing.T) {
 						return nil, 0, context.Canceled
 					}
 					i++
-					if c.answers[i-1] == '+' {
+					switch c.answers[i-1] {
+					case '+':
 						return nil, 0, nil
+					case '!':
+						return nil, 0, errors.New("engine is away")
 					}
 					return []byte("bad"), 1, nil
 				}}
