@@ -26,6 +26,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Settings are what a person may choose; zero values mean "choose for me". They
@@ -178,6 +180,12 @@ func (c Cluster) Prepare(s Settings) (Card, error) {
 	if err := os.WriteFile(c.Run("datadir"), []byte(c.DataDir+"\n"), 0o600); err != nil {
 		return Card{}, fmt.Errorf("write %q: %w", c.Run("datadir"), err)
 	}
+	// Clusters that come up at the same time choose one after the other.
+	unlock, err := lockChoice()
+	if err != nil {
+		return Card{}, err
+	}
+	defer unlock()
 	card, err := c.Load()
 	if err == nil {
 		return card, contradicts(card, s)
@@ -229,6 +237,20 @@ func (c Cluster) Prepare(s Settings) (Card, error) {
 		}
 	}
 	return card, c.Save(card)
+}
+
+// lockChoice waits for other clusters of this machine that choose networks and
+// ports. The lock is the run directory itself: nothing is left behind.
+func lockChoice() (unlock func(), err error) {
+	f, err := os.Open(runRoot)
+	if err != nil {
+		return nil, fmt.Errorf("lock the choice of networks: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock the choice of networks: %w", err)
+	}
+	return func() { f.Close() }, nil
 }
 
 func contradicts(card Card, s Settings) error {

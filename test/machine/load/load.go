@@ -149,7 +149,7 @@ func one(client *http.Client, url string, keep bool) (Answer, error) {
 		return Answer{}, fmt.Errorf("read the answer: %w", err)
 	}
 	if res.StatusCode != http.StatusOK {
-		return Answer{}, fmt.Errorf("answer %s: %s", res.Status, data)
+		return Answer{}, fmt.Errorf("answer %s, %v: %s", res.Status, res.Header, data)
 	}
 	var a Answer
 	if err := json.Unmarshal(data, &a); err != nil {
