@@ -120,7 +120,8 @@ before the word kubectl). Everything after the word kubectl is kubectl's own.`,
 				return err
 			}
 			if own := cl.Path("admin.kubeconfig"); !hasFlag(args, "--kubeconfig") && readable(own) {
-				env = append(env, "KUBECONFIG="+own)
+				// The first of two variables with one name wins.
+				env = append([]string{"KUBECONFIG=" + own}, env...)
 			}
 			return unix.Exec(path, append([]string{"kubectl"}, args...), env)
 		}}
