@@ -97,6 +97,18 @@ func (c *cluster) as(t *testing.T, change func(*rest.Config)) *cluster {
 	return out
 }
 
+var services = netip.MustParsePrefix("10.96.0.0/16")
+
+// admission is the chain of a cluster (cmd/proa).
+func admission(v *view.View, services netip.Prefix, random env.Rand, authz auth.Authorizer, rules auth.RuleResolver) admit.Chain {
+	addresses := &admit.Addresses{Range: services, PortFirst: 30000, PortEnd: 32768, View: v, Rand: random}
+	quota := &admit.Quota{View: v}
+	return admit.Chain{
+		admit.NamespaceLifecycle(), admit.LimitRanger(), admit.ServiceAccount(v, random), admit.NodeRestriction(),
+		admit.DefaultTolerationSeconds(), admit.Priority(), admit.Escalation(authz, rules), addresses.Plugin(), quota.Plugin(),
+	}
+}
+
 // serve runs a whole cluster but its nodes' containers in this process until the
 // test ends.
 func serve(t *testing.T) *rest.Config {
@@ -124,22 +136,16 @@ func serve(t *testing.T) *rest.Config {
 	}
 	run("feed", f.Run)
 
-	services := netip.MustParsePrefix("10.96.0.0/16")
 	issuer := "https://kubernetes.default.svc." + first.Domain
 	tokens := &auth.ServiceAccountTokens{Issuer: issuer, Audiences: []string{issuer}, Key: ca.ServiceAccountKey, Now: clock.Now,
 		Snapshot: v.Snapshot, NewID: func() string { return string(uuid.NewUUID()) }}
 	rbac := &auth.RBAC{View: v}
 	authz := auth.Chain{auth.Node{Snapshot: v.Snapshot}, rbac}
-	addresses := &admit.Addresses{Range: services, PortFirst: 30000, PortEnd: 32768, View: v, Rand: random}
-	quota := &admit.Quota{View: v}
 	api, err := apiserver.New(apiserver.Config{
 		Table: kind.All, Store: st, View: v, Clock: clock, Rand: random, Log: log,
 		Authn:  auth.Union{&auth.X509{Roots: ca.Pool(), Now: clock.Now}, auth.Bearer{Tokens: tokens}},
 		Tokens: tokens, Authz: authz, Rules: rbac,
-		Admit: admit.Chain{
-			admit.NamespaceLifecycle(), admit.LimitRanger(), admit.ServiceAccount(v, random), admit.NodeRestriction(),
-			admit.DefaultTolerationSeconds(), admit.Priority(), admit.Escalation(authz, rbac), addresses.Plugin(), quota.Plugin(),
-		},
+		Admit: admission(v, services, random, authz, rbac),
 		IssueToken: func(_ context.Context, r *admit.Request, tr *authenticationv1.TokenRequest) error {
 			sa, _ := r.Old.(*corev1.ServiceAccount)
 			return tokens.Issue(sa, tr)

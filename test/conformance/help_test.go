@@ -4,13 +4,17 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"testing"
+	"time"
 
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 )
 
 type (
 	restConfig = rest.Config
 	request    = rest.Request
+	watchEvent = watch.Event
 )
 
 // warnings collects the Warning headers.
@@ -30,4 +34,15 @@ func (w *warnings) all() string {
 	w.Lock()
 	defer w.Unlock()
 	return strings.Join(w.texts, "\n")
+}
+
+// contextOf outlives the test: for what has to be put in order at its end.
+func contextOf(t *testing.T) context.Context { return context.WithoutCancel(t.Context()) }
+
+// wait lets time pass where a behaviour is about nothing happening in it.
+func wait(t *testing.T, seconds int) {
+	select {
+	case <-time.After(time.Duration(seconds) * time.Second):
+	case <-t.Context().Done():
+	}
 }

@@ -10,9 +10,13 @@ import (
 	"sync"
 	"testing"
 
+	"proa.dev/apiserver/admit"
+	"proa.dev/apiserver/auth"
 	"proa.dev/control"
 	"proa.dev/control/parts"
+	"proa.dev/env"
 	"proa.dev/kind"
+	"proa.dev/view"
 )
 
 //go:embed testdata/behaviours.tsv
@@ -47,6 +51,20 @@ func part(names ...string) need {
 		for _, n := range names {
 			if !slices.ContainsFunc(parts.All(kind.All, ""), func(p control.Part) bool { return p.Name == n }) {
 				return "controller " + n
+			}
+		}
+		return ""
+	}
+}
+
+// plugin needs admission plugins.
+func plugin(names ...string) need {
+	return func() string {
+		v := view.New(kind.All, 0)
+		chain := admission(v, services, env.SystemRand(), auth.Chain{}, &auth.RBAC{View: v})
+		for _, n := range names {
+			if !slices.ContainsFunc(chain, func(p admit.Plugin) bool { return p.Name == n }) {
+				return "admission plugin " + n
 			}
 		}
 		return ""

@@ -165,7 +165,9 @@ func (c *cluster) refuses(t *testing.T, name, body string, want ...string) {
 			t.Errorf("%s: %v, want %q", how, err, want[0])
 		}
 	}
-	strict := func(r *request) *request { return r.Namespace(ns).Resource("deployments").Param("fieldValidation", "Strict") }
+	strict := func(r *request) *request {
+		return r.Namespace(ns).Resource("deployments").Param("fieldValidation", "Strict")
+	}
 	check("create", strict(rest.Post()).Body([]byte(body)).Do(t.Context()).Error())
 	ok(t, loud.Post().Namespace(ns).Resource("deployments").Param("fieldValidation", "Warn").Body([]byte(body)).Do(t.Context()).Error())
 	if !strings.Contains(warned.all(), "unknown field") {
@@ -374,4 +376,3 @@ func (c *cluster) raw(t *testing.T, method, path string) (int, string) {
 	}
 	return code, string(b)
 }
-
