@@ -292,6 +292,9 @@ func (a *Agent) admit(p *corev1.Pod) (reason, message string) {
 			return "NodeAffinity", "Predicate NodeAffinity failed"
 		}
 	}
+	if why := a.pressures().refuses(p); why != "" {
+		return "Evicted", why
+	}
 	if os := p.Spec.OS; os != nil && os.Name != corev1.Linux {
 		return "PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"
 	}

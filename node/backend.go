@@ -191,8 +191,8 @@ func (b *Agent) Summary(ctx context.Context) (*statsv1alpha1.Summary, error) {
 	now := metav1.NewTime(b.clock.Now())
 	sum := &statsv1alpha1.Summary{Node: statsv1alpha1.NodeStats{NodeName: b.cfg.Name, StartTime: metav1.NewTime(bootTime(now.Time)),
 		CPU: machineCPU(now), Memory: machineMemory(now)}}
-	if total, free, err := b.disk(); err == nil {
-		t, f, u := uint64(total), uint64(free), uint64(max(total-free, 0))
+	if m, err := measure(b.cfg.DataDir); err == nil {
+		t, f, u := uint64(m.DiskBytes), uint64(m.DiskFree), uint64(max(m.DiskBytes-m.DiskFree, 0))
 		sum.Node.Fs = &statsv1alpha1.FsStats{Time: now, CapacityBytes: &t, AvailableBytes: &f, UsedBytes: &u}
 	}
 	for _, s := range boxes.Stats {

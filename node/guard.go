@@ -3,10 +3,7 @@ package node
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"sort"
 	"strconv"
@@ -37,86 +34,202 @@ type Eviction struct {
 	// Imported images (pinned) are never removed.
 	ImagePercent int64
 	ImageBytes   int64
+	// ImageAge is how long an image must be unused before it is collected, unless
+	// pods would have to go. Default 2 min.
+	ImageAge time.Duration
+	// Hold is how long the node's condition says pressure after it was last
+	// measured, so that the scheduler does not fill what was just freed. Default 5 min.
+	Hold time.Duration
 	// Period of looking. Default 10 s.
 	Period time.Duration
+	// Measure says what is left. Default: the machine, with the data directory's
+	// file system.
+	Measure func() (Supply, error)
 }
 
-func (e *Eviction) defaults() {
+// Supply is what a machine has, and what is left of it. A zero total is unknown.
+type Supply struct {
+	MemoryBytes, MemoryFree int64
+	DiskBytes, DiskFree     int64
+	PIDs, PIDsFree          int64
+}
+
+func (e *Eviction) defaults(dataDir string) {
 	e.MemoryBytes = cmp.Or(e.MemoryBytes, 100<<20)
 	e.DiskPercent = cmp.Or(e.DiskPercent, 10)
 	e.DiskBytes = cmp.Or(e.DiskBytes, 2<<30)
 	e.ImagePercent = cmp.Or(e.ImagePercent, 15)
 	e.ImageBytes = cmp.Or(e.ImageBytes, 5<<30)
+	e.ImageAge = cmp.Or(e.ImageAge, 2*time.Minute)
+	e.Hold = cmp.Or(e.Hold, 5*time.Minute)
 	e.Period = cmp.Or(e.Period, 10*time.Second)
+	if e.Measure == nil {
+		e.Measure = func() (Supply, error) { return measure(dataDir) }
+	}
 }
 
+func measure(dataDir string) (Supply, error) {
+	var s Supply
+	var st unix.Statfs_t
+	if err := unix.Statfs(dataDir, &st); err != nil {
+		return s, fmt.Errorf("measure file system of %q: %w", dataDir, err)
+	}
+	s.DiskBytes, s.DiskFree = int64(st.Blocks)*st.Bsize, int64(st.Bavail)*st.Bsize
+	m := meminfo()
+	s.MemoryBytes, s.MemoryFree = m["MemTotal"], m["MemAvailable"]
+	limit, err := strconv.ParseInt(line("/proc/sys/kernel/pid_max"), 10, 64)
+	if load := strings.Fields(line("/proc/loadavg")); err == nil && len(load) > 3 {
+		_, all, _ := strings.Cut(load[3], "/")
+		if n, err := strconv.ParseInt(all, 10, 64); err == nil {
+			s.PIDs, s.PIDsFree = limit, limit-n
+		}
+	}
+	return s, nil
+}
+
+// pressures are the node conditions of need.
 type pressures struct{ memory, disk, pids bool }
 
-// disk says how much of the data directory's file system is there and free to us.
-func (a *Agent) disk() (total, free int64, err error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(a.cfg.DataDir, &st); err != nil {
-		return 0, 0, err
+// none says whether pods are welcome.
+func (p pressures) none() bool { return p == pressures{} }
+
+func (p pressures) String() string {
+	var list []string
+	for _, c := range []struct {
+		on   bool
+		name corev1.NodeConditionType
+	}{{p.memory, corev1.NodeMemoryPressure}, {p.disk, corev1.NodeDiskPressure}, {p.pids, corev1.NodePIDPressure}} {
+		if c.on {
+			list = append(list, string(c.name))
+		}
 	}
-	return int64(st.Blocks) * st.Bsize, int64(st.Bavail) * st.Bsize, nil
+	return "[" + strings.Join(list, " ") + "]"
 }
 
 func short(total, free, percent, bytes int64) bool {
-	return free < bytes && free < total/100*percent
+	return total > 0 && free < bytes && free < total/100*percent
 }
 
-func (a *Agent) pressures() pressures {
-	var p pressures
-	e := &a.cfg.Eviction
-	if e.Off {
-		return p
+// of says which thresholds a supply has crossed.
+func (e *Eviction) of(s Supply) pressures {
+	return pressures{
+		memory: s.MemoryBytes > 0 && s.MemoryFree < e.MemoryBytes,
+		disk:   short(s.DiskBytes, s.DiskFree, e.DiskPercent, e.DiskBytes),
+		pids:   s.PIDs > 0 && s.PIDsFree < s.PIDs/100,
 	}
-	if m := meminfo(); m["MemTotal"] > 0 {
-		p.memory = m["MemAvailable"] < e.MemoryBytes
+}
+
+// look measures. It returns what is crossed now, and remembers when.
+func (a *Agent) look() (Supply, pressures, error) {
+	if a.cfg.Eviction.Off {
+		return Supply{}, pressures{}, nil
 	}
-	if total, free, err := a.disk(); err == nil {
-		p.disk = short(total, free, e.DiskPercent, e.DiskBytes)
+	s, err := a.cfg.Eviction.Measure()
+	if err != nil {
+		return s, pressures{}, err
 	}
-	limit, err1 := strconv.ParseInt(line("/proc/sys/kernel/pid_max"), 10, 64)
-	load := strings.Fields(line("/proc/loadavg"))
-	if err1 == nil && len(load) > 3 {
-		if _, all, ok := strings.Cut(load[3], "/"); ok {
-			if n, err := strconv.ParseInt(all, 10, 64); err == nil {
-				p.pids = limit-n < limit/100
-			}
+	p := a.cfg.Eviction.of(s)
+	now := a.clock.Now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, x := range []struct {
+		on bool
+		at *time.Time
+	}{{p.memory, &a.pressed.memory}, {p.disk, &a.pressed.disk}, {p.pids, &a.pressed.pids}} {
+		if x.on {
+			*x.at = now
 		}
 	}
-	return p
+	return s, p, nil
+}
+
+// pressures that the node shows: what was measured within Hold.
+func (a *Agent) pressures() pressures {
+	now := a.clock.Now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	held := func(at time.Time) bool { return !at.IsZero() && now.Sub(at) < a.cfg.Eviction.Hold }
+	return pressures{held(a.pressed.memory), held(a.pressed.disk), held(a.pressed.pids)}
 }
 
 // guard frees disk and memory before the machine runs out.
 func (a *Agent) guard(ctx context.Context) {
+	if a.cfg.Eviction.Off {
+		return
+	}
 	unused := map[string]time.Time{} // image → since when
-	var was pressures
-	for a.sleep(ctx, a.cfg.Eviction.Period) {
-		if a.cfg.Eviction.Off {
-			continue
+	var shown pressures
+	var last *worker // the pod evicted last; the next one waits for its end
+	for {
+		if err := a.relieve(ctx, unused, &last); err != nil && ctx.Err() == nil {
+			a.log.Warn("machine's supplies are not watched", "err", err)
 		}
-		if err := a.collectImages(ctx, unused); err != nil && ctx.Err() == nil {
-			a.log.Warn("images are not collected", "err", err)
-		}
-		p := a.pressures()
-		if p != was {
-			was = p
+		if p := a.pressures(); p != shown {
+			shown = p
 			select { // the node's conditions change now
 			case a.poke <- struct{}{}:
 			default:
 			}
 		}
-		switch {
-		case p.memory:
-			m := meminfo()
-			a.evictOne(ctx, corev1.ResourceMemory, a.cfg.Eviction.MemoryBytes, m["MemAvailable"])
-		case p.disk:
-			_, free, _ := a.disk()
-			a.evictOne(ctx, corev1.ResourceEphemeralStorage, a.cfg.Eviction.DiskBytes, free)
+		a.checkLocalStorage(ctx)
+		if !a.sleep(ctx, a.cfg.Eviction.Period) {
+			return
 		}
-		a.checkSizeLimits(ctx)
+	}
+}
+
+// relieve looks once and does what the need asks for: images first, pods last.
+func (a *Agent) relieve(ctx context.Context, unused map[string]time.Time, last **worker) error {
+	e := &a.cfg.Eviction
+	s, p, err := a.look()
+	if err != nil {
+		return err
+	}
+	if p.disk {
+		a.removeDead(ctx)
+		if err := a.collectImages(ctx, s, unused, 0); err != nil {
+			return err
+		}
+		if s, p, err = a.look(); err != nil {
+			return err
+		}
+	} else if short(s.DiskBytes, s.DiskFree, e.ImagePercent, e.ImageBytes) {
+		if err := a.collectImages(ctx, s, unused, e.ImageAge); err != nil {
+			return err
+		}
+	}
+	if w := *last; w != nil && a.worker(w.uid) == w && w.state.Load().Stage < pod.Finished {
+		return nil
+	}
+	switch {
+	case p.memory:
+		*last = a.evictOne(ctx, corev1.ResourceMemory, quantity(e.MemoryBytes), s.MemoryFree)
+	case p.disk:
+		*last = a.evictOne(ctx, corev1.ResourceEphemeralStorage, quantity(e.DiskBytes), s.DiskFree)
+	}
+	return nil
+}
+
+// removeDead removes containers that have ended and will not be looked at again:
+// those of pods that are over, and those before the last attempt. Their logs stay.
+func (a *Agent) removeDead(ctx context.Context) {
+	list, err := a.cfg.Engine.ListContainers(ctx, &runtimeapi.ListContainersRequest{
+		Filter: &runtimeapi.ContainerFilter{State: &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_EXITED}}})
+	if err != nil {
+		return
+	}
+	for _, c := range list.Containers {
+		w := a.worker(podUID(c.Labels))
+		if w == nil {
+			continue // adoption takes care of strangers
+		}
+		s := w.state.Load()
+		if s.Stage != pod.Finished && (s.Stage != pod.Running || s.Current(c.Labels[labelContainerName]) == c.Id) {
+			continue
+		}
+		if _, err := a.cfg.Engine.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: c.Id}); err != nil && ctx.Err() == nil {
+			a.log.Warn("dead container is not removed", "container", c.Id, "err", err)
+		}
 	}
 }
 
@@ -129,15 +242,9 @@ func sortImages(list []*runtimeapi.Image) {
 	})
 }
 
-func (a *Agent) collectImages(ctx context.Context, unused map[string]time.Time) error {
-	total, free, err := a.disk()
-	if err != nil {
-		return err
-	}
-	e := &a.cfg.Eviction
-	if !short(total, free, e.ImagePercent, e.ImageBytes) {
-		return nil
-	}
+// collectImages removes images that nothing has used for age, the longest unused
+// first, until there is room.
+func (a *Agent) collectImages(ctx context.Context, s Supply, unused map[string]time.Time, age time.Duration) error {
 	images, err := a.cfg.Engine.ListImages(ctx, &runtimeapi.ListImagesRequest{})
 	if err != nil {
 		return err
@@ -151,11 +258,11 @@ func (a *Agent) collectImages(ctx context.Context, unused map[string]time.Time) 
 		used[c.ImageRef], used[c.ImageId], used[c.GetImage().GetImage()] = true, true, true
 	}
 	for _, w := range a.all() { // what pods are about to start
-		p := w.pod()
-		for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-			for i := range list {
-				used[list[i].Image] = true
-			}
+		if st := w.state.Load().Stage; st >= pod.Cleaning {
+			continue
+		}
+		for _, name := range imagesOf(w.pod()) {
+			used[name] = true
 		}
 	}
 	now := a.clock.Now()
@@ -172,17 +279,18 @@ func (a *Agent) collectImages(ctx context.Context, unused map[string]time.Time) 
 		if _, ok := unused[i.Id]; !ok {
 			unused[i.Id] = now
 		}
-		if now.Sub(unused[i.Id]) >= 2*time.Minute {
+		if now.Sub(unused[i.Id]) >= age {
 			idle = append(idle, i)
 		}
 	}
 	slices.SortStableFunc(idle, func(x, y *runtimeapi.Image) int { return unused[x.Id].Compare(unused[y.Id]) })
+	free := s.DiskFree
 	for _, i := range idle {
-		if free >= 2*e.ImageBytes {
+		if free >= 2*a.cfg.Eviction.ImageBytes {
 			break
 		}
 		if _, err := a.cfg.Engine.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: i.Id}}); err != nil {
-			return err
+			return fmt.Errorf("remove unused image %q: %w", i.Id, err)
 		}
 		a.log.Info("unused image removed", "image", i.Id, "bytes", i.Size, "free", free)
 		delete(unused, i.Id)
@@ -191,132 +299,26 @@ func (a *Agent) collectImages(ctx context.Context, unused map[string]time.Time) 
 	return nil
 }
 
+// imagesOf are the images that a pod names, as it names them.
+func imagesOf(p *corev1.Pod) []string {
+	var out []string
+	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range list {
+			out = append(out, list[i].Image)
+		}
+	}
+	for i := range p.Spec.EphemeralContainers {
+		out = append(out, p.Spec.EphemeralContainers[i].Image)
+	}
+	for i := range p.Spec.Volumes {
+		if v := p.Spec.Volumes[i].Image; v != nil {
+			out = append(out, v.Reference)
+		}
+	}
+	return out
+}
+
 func shortName(n string) string {
 	n = strings.TrimPrefix(n, "docker.io/")
 	return strings.TrimSuffix(strings.TrimPrefix(n, "library/"), ":latest")
-}
-
-// evictOne ends the pod that can best be spared: over its requests first, then by
-// priority, then by how far over. Behaviour: Kubernetes docs, "Node-pressure Eviction".
-func (a *Agent) evictOne(ctx context.Context, what corev1.ResourceName, threshold, available int64) {
-	usage := map[string]int64{}
-	list, err := a.cfg.Engine.ListPodSandboxStats(ctx, &runtimeapi.ListPodSandboxStatsRequest{})
-	if err == nil {
-		for _, s := range list.Stats {
-			if what == corev1.ResourceMemory {
-				usage[s.GetAttributes().GetMetadata().GetUid()] = int64(s.GetLinux().GetMemory().GetWorkingSetBytes().GetValue())
-			}
-		}
-	}
-	type candidate struct {
-		w        *worker
-		over     bool
-		priority int32
-		excess   int64
-		usage    int64
-	}
-	var all []candidate
-	for _, w := range a.all() {
-		s := w.state.Load()
-		if s.Stage >= pod.Draining || s.Pod == nil {
-			continue
-		}
-		priority := int32(0)
-		if s.Pod.Spec.Priority != nil {
-			priority = *s.Pod.Spec.Priority
-		}
-		if priority >= 2_000_000_000 {
-			continue // critical pods stay
-		}
-		u := usage[string(w.uid)]
-		if what == corev1.ResourceEphemeralStorage {
-			u = diskUsage(a.volumes.PodDir(string(w.uid))) + diskUsage(a.podLogDir(s.Pod))
-		}
-		q := requests(s.Pod)[what]
-		all = append(all, candidate{w, u > q.Value(), priority, u - q.Value(), u})
-	}
-	if len(all) == 0 {
-		return
-	}
-	slices.SortStableFunc(all, func(x, y candidate) int {
-		if x.over != y.over {
-			return boolOrder(x.over, y.over)
-		}
-		if x.priority != y.priority {
-			return cmp.Compare(x.priority, y.priority)
-		}
-		return cmp.Compare(y.excess, x.excess)
-	})
-	c := all[0]
-	message := fmt.Sprintf("The node was low on resource: %s. Threshold quantity: %d, available: %d. ", what, threshold, available)
-	a.log.Warn("pod evicted", "pod", c.w.namespace+"/"+c.w.name, "resource", string(what), "usage", c.usage, "available", available)
-	a.events.about(c.w.pod(), "", corev1.EventTypeWarning, "Evicted", message)
-	zero := int64(0)
-	c.w.post(pod.Evict{Reason: "Evicted", Message: message, GraceSeconds: &zero})
-}
-
-func boolOrder(x, y bool) int {
-	if x == y {
-		return 0
-	}
-	if x {
-		return -1
-	}
-	return 1
-}
-
-// checkSizeLimits evicts pods whose disk emptyDirs have outgrown their limits.
-func (a *Agent) checkSizeLimits(ctx context.Context) {
-	for _, w := range a.all() {
-		s := w.state.Load()
-		if s.Stage != pod.Running || s.Pod == nil {
-			continue
-		}
-		for i := range s.Pod.Spec.Volumes {
-			v := &s.Pod.Spec.Volumes[i]
-			if v.EmptyDir == nil || v.EmptyDir.SizeLimit == nil || v.EmptyDir.Medium == corev1.StorageMediumMemory || v.EmptyDir.SizeLimit.IsZero() {
-				continue
-			}
-			if ctx.Err() != nil {
-				return
-			}
-			if diskUsage(a.volumes.Path(s.Pod, v)) > v.EmptyDir.SizeLimit.Value() {
-				message := fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, v.EmptyDir.SizeLimit.String())
-				a.events.about(w.pod(), "", corev1.EventTypeWarning, "Evicted", message)
-				zero := int64(0)
-				w.post(pod.Evict{Reason: "Evicted", Message: message, GraceSeconds: &zero})
-				break
-			}
-		}
-	}
-}
-
-// diskUsage is what the files below dir take, in bytes; other file systems are
-// not entered.
-func diskUsage(dir string) int64 {
-	var sum int64
-	var dev uint64
-	filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
-		if err != nil {
-			if errors.Is(err, os.ErrNotExist) {
-				return nil
-			}
-			return filepath.SkipDir
-		}
-		var st unix.Stat_t
-		if unix.Lstat(p, &st) != nil {
-			return nil
-		}
-		if p == dir {
-			dev = st.Dev
-		} else if st.Dev != dev {
-			if d.IsDir() {
-				return filepath.SkipDir
-			}
-			return nil
-		}
-		sum += st.Blocks * 512
-		return nil
-	})
-	return sum
 }

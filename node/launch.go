@@ -288,7 +288,7 @@ func (a *Agent) resources(p *corev1.Pod, c *corev1.Container) *runtimeapi.LinuxC
 // oomScore orders whom the kernel kills first. Behaviour: Kubernetes docs,
 // "Node-pressure Eviction", oom_score_adj.
 func (a *Agent) oomScore(p *corev1.Pod, c *corev1.Container) int64 {
-	if p.Spec.Priority != nil && *p.Spec.Priority >= 2_000_000_000 {
+	if isCritical(p) {
 		return -997
 	}
 	switch pod.QOS(p) {

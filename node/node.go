@@ -144,7 +144,7 @@ func (c *Config) check() error {
 	if c.LogMaxFiles == 0 {
 		c.LogMaxFiles = 5
 	}
-	c.Eviction.defaults()
+	c.Eviction.defaults(c.DataDir)
 	return errors.Join(errs...)
 }
 
@@ -165,7 +165,8 @@ type Agent struct {
 	mu      sync.Mutex
 	ctx     context.Context
 	workers map[types.UID]*worker
-	node    *corev1.Node // as last written
+	node    *corev1.Node                           // as last written
+	pressed struct{ memory, disk, pids time.Time } // last measured
 	poke    chan struct{}
 	ready   chan struct{} // closed when adoption is done
 }
@@ -198,6 +199,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.mu.Lock()
 	a.ctx = ctx
 	a.mu.Unlock()
+	if _, _, err := a.look(); err != nil {
+		a.log.Warn("machine's supplies are not known", "err", err)
+	}
 	stream := a.cfg.Engine.Events(ctx) // before listing, so that nothing is missed between
 	if err := a.adopt(ctx); err != nil {
 		return err

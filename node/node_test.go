@@ -51,13 +51,18 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
+	return newWorldWith(t, []enginetest.Image{{Ref: "docker.io/library/web:1", Size: 10}})
+}
+
+func newWorldWith(t testing.TB, images []enginetest.Image) *world {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Fatal("these tests mount a tmpfs: run them as root")
 	}
 	c := apitest.Start(t, nil)
 	w := &world{t: t, view: c.View, client: c.Server.Local(apitest.Admin), dir: t.TempDir()}
 	w.engine = enginetest.NewFake(enginetest.FakeConfig{Log: enginetest.FileLog,
-		Images:   []enginetest.Image{{Ref: "docker.io/library/web:1", Size: 10}},
+		Images:   images,
 		Registry: []enginetest.Image{{Ref: "docker.io/library/remote:1", Size: 20}}})
 	ectx, ecancel := context.WithCancel(ctx)
 	var g sync.WaitGroup

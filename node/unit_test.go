@@ -145,7 +145,7 @@ func TestRequests(t *testing.T) {
 
 func TestShortOfDisk(t *testing.T) {
 	e := Eviction{}
-	e.defaults()
+	e.defaults("/")
 	total := int64(252) << 30
 	if short(total, 20<<30, e.DiskPercent, e.DiskBytes) {
 		t.Error("a large disk that is 92 % full, with 20 GiB left, counts as full")

@@ -27,6 +27,7 @@ type Image struct {
 	Size    uint64
 	User    string
 	Command []string
+	Pinned  bool // imported: not to be collected
 }
 
 // FakeConfig sets a Fake up. The zero value works: system clock and randomness,

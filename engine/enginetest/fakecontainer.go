@@ -482,7 +482,7 @@ func (f *Fake) addImage(i Image) *runtimeapi.Image {
 	}
 	img := f.images[i.ID]
 	if img == nil {
-		img = &runtimeapi.Image{Id: i.ID, Size: max(i.Size, 1), Username: i.User, Spec: &runtimeapi.ImageSpec{Image: i.ID}}
+		img = &runtimeapi.Image{Id: i.ID, Size: max(i.Size, 1), Pinned: i.Pinned, Username: i.User, Spec: &runtimeapi.ImageSpec{Image: i.ID}}
 		if uid, err := strconv.ParseInt(i.User, 10, 64); err == nil {
 			img.Username, img.Uid = "", &runtimeapi.Int64Value{Value: uid}
 		}

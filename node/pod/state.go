@@ -179,6 +179,15 @@ func (c *Container) running() bool {
 // busy says that something is on its way that will still change the container.
 func (c *Container) busy() bool { return c.Step == Launching || c.running() }
 
+// Current is the engine's ID of the named container's newest attempt; "" if there
+// was none.
+func (s *State) Current(name string) string {
+	if c := s.find(name); c != nil {
+		return c.ID
+	}
+	return ""
+}
+
 func (s *State) find(name string) *Container {
 	for i := range s.Containers {
 		if s.Containers[i].Name == name {
