@@ -74,6 +74,12 @@ func start(t *testing.T) *cluster {
 	// Warnings are looked at where they matter.
 	c.config.WarningHandlerWithContext = rest.NoWarnings{}
 	c.connect(t)
+	eventually(t, func() string {
+		if n := len(c.schedulable(t)); n < 1 || *kubeconfig == "" && n < 2 {
+			return fmt.Sprintf("%d nodes take pods", n)
+		}
+		return ""
+	})
 	return c
 }
 
@@ -105,7 +111,9 @@ func admission(v *view.View, services netip.Prefix, random env.Rand, authz auth.
 	quota := &admit.Quota{View: v}
 	return admit.Chain{
 		admit.NamespaceLifecycle(), admit.LimitRanger(), admit.ServiceAccount(v, random), admit.NodeRestriction(),
-		admit.DefaultTolerationSeconds(), admit.Priority(), admit.Escalation(authz, rules), addresses.Plugin(), quota.Plugin(),
+		admit.TaintNodesByCondition(), admit.PodSecurity(), admit.Priority(), admit.DefaultTolerationSeconds(), admit.DefaultStorageClass(),
+		admit.RuntimeClass(), admit.CertificateApproval(authz), admit.CertificateSigning(authz), admit.CertificateSubjectRestriction(),
+		admit.DefaultIngressClass(), admit.Escalation(authz, rules), addresses.Plugin(), quota.Plugin(),
 	}
 }
 
