@@ -28,6 +28,7 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 // Settings are what a person may choose; zero values mean "choose for me". They
@@ -98,7 +99,8 @@ type Cluster struct {
 	Name, DataDir, RunDir string
 }
 
-const (
+// Where clusters are by default; tests use other places.
+var (
 	dataRoot = "/var/lib/proa"
 	runRoot  = "/run/proa"
 )
@@ -165,7 +167,9 @@ func (c Cluster) Save(card Card) error {
 
 // Prepare makes the directories and the card: the recorded one completed by
 // settings, or a new one with free ports and networks. It refuses settings that
-// contradict what was chosen at the first up.
+// contradict what was chosen at the first up. Two clusters that are prepared at
+// the same time never choose the same ports or networks: a lock makes them take
+// turns.
 func (c Cluster) Prepare(s Settings) (Card, error) {
 	for _, d := range []string{c.DataDir, c.RunDir} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
@@ -188,6 +192,9 @@ func (c Cluster) Prepare(s Settings) (Card, error) {
 	defer unlock()
 	card, err := c.Load()
 	if err == nil {
+		if card.Name != c.Name {
+			return card, fmt.Errorf("data directory %q: it holds the cluster %q, not %q; name that one with --name, or choose another directory with --data-dir", c.DataDir, card.Name, c.Name)
+		}
 		return card, contradicts(card, s)
 	}
 	if !errors.Is(err, os.ErrNotExist) {
@@ -204,28 +211,30 @@ func (c Cluster) Prepare(s Settings) (Card, error) {
 			card.Node += "-" + c.Name
 		}
 	}
+	if errs := validation.IsDNS1123Subdomain(card.Node); len(errs) > 0 {
+		return card, fmt.Errorf("node name %q: %s; name the node with --node", card.Node, errs[0])
+	}
 	if card.MaxPods == 0 {
 		card.MaxPods = 250
 	}
-	if card.PodNetwork == "" || card.ServiceNetwork == "" {
-		pods, services, err := freeNetworks(c.others())
-		if err != nil {
-			return card, err
-		}
-		if card.PodNetwork == "" {
-			card.PodNetwork = pods
-		}
-		if card.ServiceNetwork == "" {
-			card.ServiceNetwork = services
-		}
+	if card.MaxPods < 1 || card.MaxPods > 16000 {
+		return card, fmt.Errorf("--max-pods %d: must be from 1 to 16000", card.MaxPods)
 	}
-	for _, n := range []string{card.PodNetwork, card.ServiceNetwork} {
-		p, err := netip.ParsePrefix(n)
-		if err != nil || !p.Addr().Is4() || p.Bits() > 24 {
-			return card, fmt.Errorf("network %q: must be an IPv4 network of /24 or larger in CIDR notation, such as 10.244.0.0/16", n)
-		}
+	if err := c.chooseNetworks(&card); err != nil {
+		return card, err
 	}
 	others := c.others()
+	for _, p := range []struct {
+		flag string
+		port int
+	}{{"--api-port", card.APIPort}, {"--kubelet-port", card.KubeletPort}} {
+		if p.port < 0 || p.port > 65535 {
+			return card, fmt.Errorf("%s %d: must be from 1 to 65535", p.flag, p.port)
+		}
+	}
+	if card.APIPort != 0 && card.APIPort == card.KubeletPort {
+		return card, fmt.Errorf("--kubelet-port %d: is the port of the API too; choose two", card.KubeletPort)
+	}
 	if card.APIPort == 0 {
 		if card.APIPort, err = freePort(6443, others, func(o Card) int { return o.APIPort }); err != nil {
 			return card, err
@@ -246,14 +255,74 @@ func lockChoice() (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock the choice of networks: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+	for {
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("lock the choice of networks: %w", err)
 	}
 	return func() { f.Close() }, nil
 }
 
+// chooseNetworks checks the networks that were named and fills in the others.
+func (c Cluster) chooseNetworks(card *Card) error {
+	others := c.others()
+	var named []netip.Prefix
+	for _, n := range []struct {
+		flag  string
+		value *string
+	}{{"--pod-network", &card.PodNetwork}, {"--service-network", &card.ServiceNetwork}} {
+		if *n.value == "" {
+			continue
+		}
+		p, err := netip.ParsePrefix(*n.value)
+		if err != nil || !p.Addr().Is4() || p.Bits() > 24 || p.Bits() < 8 {
+			return fmt.Errorf("%s %q: must be an IPv4 network from /8 to /24 in CIDR notation, such as 10.244.0.0/16", n.flag, *n.value)
+		}
+		p = p.Masked()
+		*n.value = p.String()
+		for _, o := range others {
+			for _, theirs := range []string{o.PodNetwork, o.ServiceNetwork} {
+				if q, err := netip.ParsePrefix(theirs); err == nil && q.Overlaps(p) {
+					return fmt.Errorf("%s %q: overlaps %s of cluster %q; choose another", n.flag, *n.value, theirs, o.Name)
+				}
+			}
+		}
+		for _, q := range named {
+			if q.Overlaps(p) {
+				return fmt.Errorf("%s %q: overlaps the network of pods %s; choose another", n.flag, *n.value, q)
+			}
+		}
+		named = append(named, p)
+	}
+	if card.PodNetwork != "" && card.ServiceNetwork != "" {
+		return nil
+	}
+	pods, services, err := freeNetworks(others, named)
+	if err != nil {
+		return err
+	}
+	if card.PodNetwork == "" {
+		card.PodNetwork = pods
+	}
+	if card.ServiceNetwork == "" {
+		card.ServiceNetwork = services
+	}
+	return nil
+}
+
 func contradicts(card Card, s Settings) error {
+	for _, n := range []*string{&s.PodNetwork, &s.ServiceNetwork} {
+		if p, err := netip.ParsePrefix(*n); err == nil {
+			*n = p.Masked().String()
+		}
+	}
+	if s.NoNode && !card.NoNode {
+		return errors.New("--no-node: this cluster was created with a node on this machine and keeps it; leave the flag out, or create another cluster with --name")
+	}
 	for _, f := range []struct{ name, was, now string }{
 		{"--node", card.Node, s.Node},
 		{"--pod-network", card.PodNetwork, s.PodNetwork},
@@ -266,7 +335,7 @@ func contradicts(card Card, s Settings) error {
 	for _, f := range []struct {
 		name     string
 		was, now int
-	}{{"--api-port", card.APIPort, s.APIPort}, {"--kubelet-port", card.KubeletPort, s.KubeletPort}} {
+	}{{"--api-port", card.APIPort, s.APIPort}, {"--kubelet-port", card.KubeletPort, s.KubeletPort}, {"--max-pods", card.MaxPods, s.MaxPods}} {
 		if f.now != 0 && f.now != f.was {
 			return fmt.Errorf("%s %d: this cluster was created with %d and keeps it; leave the flag out, or create another cluster with --name", f.name, f.now, f.was)
 		}
@@ -305,8 +374,7 @@ func All() []Cluster {
 	return out
 }
 
-func freeNetworks(others []Card) (pods, services string, err error) {
-	var taken []netip.Prefix
+func freeNetworks(others []Card, taken []netip.Prefix) (pods, services string, err error) {
 	for _, o := range others {
 		for _, n := range []string{o.PodNetwork, o.ServiceNetwork} {
 			if p, err := netip.ParsePrefix(n); err == nil {
@@ -355,6 +423,9 @@ func freePort(from int, others []Card, of func(Card) int) (int, error) {
 	return 0, fmt.Errorf("choose a port: none is free from %d to %d; name one with --api-port or --kubelet-port", from, from+199)
 }
 
+// linkPrefix starts the names of all links that clusters make (package network).
+const linkPrefix = "proa"
+
 // HostAddress is the address that this machine is reached at: the source address
 // of the default route, else the first global one, else loopback.
 func HostAddress() netip.Addr {
@@ -365,10 +436,17 @@ func HostAddress() netip.Addr {
 			return a
 		}
 	}
-	addrs, _ := net.InterfaceAddrs()
-	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() && p.Addr().IsGlobalUnicast() {
-			return p.Addr()
+	links, _ := net.Interfaces()
+	for _, l := range links {
+		// Addresses of clusters' own links come and go with them.
+		if l.Flags&net.FlagUp == 0 || l.Flags&net.FlagLoopback != 0 || strings.HasPrefix(l.Name, linkPrefix) {
+			continue
+		}
+		addrs, _ := l.Addrs()
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() && p.Addr().IsGlobalUnicast() {
+				return p.Addr()
+			}
 		}
 	}
 	return netip.AddrFrom4([4]byte{127, 0, 0, 1})

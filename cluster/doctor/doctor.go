@@ -5,6 +5,8 @@ package doctor
 
 import (
 	"bytes"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
@@ -54,7 +56,7 @@ func Examine(c Config) []Finding {
 	}{
 		{"root", root}, {"kernel", kernel}, {"namespaces", namespaces}, {"control groups", cgroups}, {"overlay", overlay},
 		{"nftables", rules}, {"forwarding rules", foreign}, {"ports", ports}, {"disk", disk}, {"disk space", space},
-		{"limits", limits}, {"oom score", oomScore}, {"resolver", resolver},
+		{"keys", keys}, {"certificates", certificates}, {"limits", limits}, {"oom score", oomScore}, {"resolver", resolver},
 	}
 	var out []Finding
 	for _, ch := range checks {
@@ -290,6 +292,78 @@ func space(c Config) (Level, string, string) {
 		return Fail, detail, "make room: at least 100 MB"
 	case free < 2<<30:
 		return Warn, detail, "make room: images need it"
+	}
+	return OK, detail, ""
+}
+
+// keys of a cluster must be root's alone.
+func keys(c Config) (Level, string, string) {
+	dir := filepath.Join(c.DataDir, "pki")
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return OK, "none yet", ""
+	}
+	if err != nil {
+		return Fail, err.Error(), "give this user the data directory"
+	}
+	var open []string
+	for _, e := range append(entries, nil) {
+		path := dir
+		if e != nil {
+			if !strings.HasSuffix(e.Name(), ".key") {
+				continue
+			}
+			path = filepath.Join(dir, e.Name())
+		}
+		if st, err := os.Stat(path); err == nil && st.Mode().Perm()&0o077 != 0 {
+			open = append(open, path)
+		}
+	}
+	if len(open) > 0 {
+		return Warn, "readable by others: " + strings.Join(open, ", "), "chmod go= " + strings.Join(open, " ") + "; `proa up` does it too. If others were on this machine, create the cluster anew"
+	}
+	return OK, "private, in " + dir, ""
+}
+
+// soon: below this, a certificate's end is worth a word. The server renews the
+// administrator's long before.
+const soon = 30 * 24 * time.Hour
+
+// certificates says which of the files ends first. Those in the server's memory
+// renew themselves.
+func certificates(c Config) (Level, string, string) {
+	var first time.Time
+	name := ""
+	for _, f := range []string{"ca.crt", "admin.crt"} {
+		data, err := os.ReadFile(filepath.Join(c.DataDir, "pki", f))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return Warn, err.Error(), ""
+		}
+		block, _ := pem.Decode(data)
+		if block == nil {
+			return Fail, f + " has no PEM block", "restore it from a backup"
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return Fail, f + ": " + err.Error(), "restore it from a backup"
+		}
+		if name == "" || cert.NotAfter.Before(first) {
+			first, name = cert.NotAfter, f
+		}
+	}
+	if name == "" {
+		return OK, "none yet", ""
+	}
+	left := time.Until(first)
+	detail := fmt.Sprintf("the first to end is %s on %s, in %d days", name, first.Format(time.DateOnly), int(left.Hours()/24))
+	switch fix := map[string]string{"ca.crt": "create the cluster anew: nothing is trusted after that day", "admin.crt": "`proa up` renews it"}[name]; {
+	case left <= 0:
+		return Fail, fmt.Sprintf("%s ended on %s", name, first.Format(time.DateOnly)), fix
+	case left < soon:
+		return Warn, detail, fix
 	}
 	return OK, detail, ""
 }

@@ -62,6 +62,8 @@ type item struct {
 	obj kind.Object
 	// mend changes a copy of what is there; false: nothing to do.
 	mend func(have kind.Object) bool
+	// anew says that what is there has to be deleted and made again.
+	anew func(have kind.Object) bool
 }
 
 // Ensure creates and completes; the client must be an administrator's. Objects in
@@ -103,6 +105,14 @@ func ensure(ctx context.Context, c client.Client, it item) error {
 		if err != nil {
 			return err
 		}
+		if it.anew != nil && it.anew(have) {
+			uid, version := have.GetUID(), have.GetResourceVersion()
+			err := c.Delete(ctx, it.k, it.obj.GetNamespace(), it.obj.GetName(), metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &version}})
+			if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+				return err
+			}
+			continue
+		}
 		if it.mend == nil {
 			return nil
 		}
@@ -137,44 +147,95 @@ func classes() []item {
 
 const autoupdate = "rbac.authorization.kubernetes.io/autoupdate"
 
+// policy is completed at every start: missing rules, subjects, labels and
+// annotations are added, what people added stays. An object opts out with the
+// annotation autoupdate "false" (docs, "Auto-reconciliation"). A binding whose
+// role was changed is made anew, since that cannot be changed back.
 func policy() []item {
 	var out []item
 	p := auth.Policy()
 	for _, r := range p.ClusterRoles {
-		out = append(out, item{kind.ClusterRole, r, func(have kind.Object) bool {
+		out = append(out, item{k: kind.ClusterRole, obj: r, mend: func(have kind.Object) bool {
 			h := have.(*rbacv1.ClusterRole)
-			if h.Annotations[autoupdate] == "false" || h.AggregationRule != nil {
+			if h.Annotations[autoupdate] == "false" {
 				return false
 			}
-			missing := auth.Covers(h.Rules, r.Rules)
+			changed := addMeta(h, r)
+			if r.AggregationRule != nil {
+				// The rules of a sum are its controller's.
+				if h.AggregationRule == nil {
+					h.AggregationRule, changed = r.AggregationRule.DeepCopy(), true
+				}
+				for _, want := range r.AggregationRule.ClusterRoleSelectors {
+					if !slices.ContainsFunc(h.AggregationRule.ClusterRoleSelectors, func(s metav1.LabelSelector) bool { return apiequality.Semantic.DeepEqual(s, want) }) {
+						h.AggregationRule.ClusterRoleSelectors, changed = append(h.AggregationRule.ClusterRoleSelectors, want), true
+					}
+				}
+				return changed
+			}
+			missing := auth.Compact(auth.Covers(h.Rules, r.Rules))
 			h.Rules = append(h.Rules, missing...)
-			return len(missing) > 0
+			return changed || len(missing) > 0
 		}})
 	}
 	for _, r := range p.Roles {
-		out = append(out, item{kind.Role, r, func(have kind.Object) bool {
+		out = append(out, item{k: kind.Role, obj: r, mend: func(have kind.Object) bool {
 			h := have.(*rbacv1.Role)
 			if h.Annotations[autoupdate] == "false" {
 				return false
 			}
-			missing := auth.Covers(h.Rules, r.Rules)
+			changed := addMeta(h, r)
+			missing := auth.Compact(auth.Covers(h.Rules, r.Rules))
 			h.Rules = append(h.Rules, missing...)
-			return len(missing) > 0
+			return changed || len(missing) > 0
 		}})
 	}
 	for _, b := range p.ClusterRoleBindings {
-		out = append(out, item{kind.ClusterRoleBinding, b, func(have kind.Object) bool {
+		out = append(out, item{k: kind.ClusterRoleBinding, obj: b, mend: func(have kind.Object) bool {
 			h := have.(*rbacv1.ClusterRoleBinding)
-			return h.Annotations[autoupdate] != "false" && addSubjects(&h.Subjects, b.Subjects)
+			if h.Annotations[autoupdate] == "false" {
+				return false
+			}
+			changed := addMeta(h, b)
+			return addSubjects(&h.Subjects, b.Subjects) || changed
+		}, anew: func(have kind.Object) bool {
+			h := have.(*rbacv1.ClusterRoleBinding)
+			return h.Annotations[autoupdate] != "false" && h.RoleRef != b.RoleRef
 		}})
 	}
 	for _, b := range p.RoleBindings {
-		out = append(out, item{kind.RoleBinding, b, func(have kind.Object) bool {
+		out = append(out, item{k: kind.RoleBinding, obj: b, mend: func(have kind.Object) bool {
 			h := have.(*rbacv1.RoleBinding)
-			return h.Annotations[autoupdate] != "false" && addSubjects(&h.Subjects, b.Subjects)
+			if h.Annotations[autoupdate] == "false" {
+				return false
+			}
+			changed := addMeta(h, b)
+			return addSubjects(&h.Subjects, b.Subjects) || changed
+		}, anew: func(have kind.Object) bool {
+			h := have.(*rbacv1.RoleBinding)
+			return h.Annotations[autoupdate] != "false" && h.RoleRef != b.RoleRef
 		}})
 	}
 	return out
+}
+
+// addMeta adds the labels and annotations that are missing.
+func addMeta(have, want kind.Object) bool {
+	changed := false
+	add := func(have, want map[string]string) map[string]string {
+		for k, v := range want {
+			if _, ok := have[k]; !ok {
+				if have == nil {
+					have = map[string]string{}
+				}
+				have[k], changed = v, true
+			}
+		}
+		return have
+	}
+	have.SetLabels(add(have.GetLabels(), want.GetLabels()))
+	have.SetAnnotations(add(have.GetAnnotations(), want.GetAnnotations()))
+	return changed
 }
 
 func addSubjects(have *[]rbacv1.Subject, want []rbacv1.Subject) bool {
@@ -224,7 +285,7 @@ func slice(ns, name, service string, at netip.Addr, ports ...discoveryv1.Endpoin
 		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{at.String()}, Conditions: discoveryv1.EndpointConditions{Ready: &yes}}},
 		Ports:       ports,
 	}
-	return item{kind.EndpointSlice, want, func(have kind.Object) bool {
+	return item{k: kind.EndpointSlice, obj: want, mend: func(have kind.Object) bool {
 		h := have.(*discoveryv1.EndpointSlice)
 		if len(h.Endpoints) == 1 && slices.Equal(h.Endpoints[0].Addresses, want.Endpoints[0].Addresses) && apiequality.Semantic.DeepEqual(h.Ports, want.Ports) {
 			return false
@@ -239,7 +300,7 @@ func endpoints(ns, name string, at netip.Addr, ports ...corev1.EndpointPort) ite
 		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name, Labels: map[string]string{discoveryv1.LabelSkipMirror: "true"}},
 		Subsets:    []corev1.EndpointSubset{{Addresses: []corev1.EndpointAddress{{IP: at.String()}}, Ports: ports}},
 	}
-	return item{kind.Endpoints, want, func(have kind.Object) bool {
+	return item{k: kind.Endpoints, obj: want, mend: func(have kind.Object) bool {
 		h := have.(*corev1.Endpoints)
 		if apiequality.Semantic.DeepEqual(h.Subsets, want.Subsets) {
 			return false
@@ -269,7 +330,7 @@ func configMaps(cfg Config) []item {
 		}
 	}
 	return []item{
-		{kind.ConfigMap, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespacePublic, Name: "cluster-info"}, Data: info}, mend(info)},
-		{kind.ConfigMap, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: "extension-apiserver-authentication"}, Data: ca}, mend(ca)},
+		{k: kind.ConfigMap, obj: &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespacePublic, Name: "cluster-info"}, Data: info}, mend: mend(info)},
+		{k: kind.ConfigMap, obj: &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: "extension-apiserver-authentication"}, Data: ca}, mend: mend(ca)},
 	}
 }

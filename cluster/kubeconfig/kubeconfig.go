@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -67,6 +68,34 @@ func Merge(path string, o Owner, e Entry) error {
 	})
 }
 
+// Renew replaces the credentials of e's user where the file has an entry of this
+// name for the same server; the current context stays. A file without it, or no
+// file, is left alone: it may be somebody else's by now.
+func Renew(path string, o Owner, e Entry) error {
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return edit(path, o, func(doc map[string]any) {
+		c, _ := find(doc, "clusters", e.Name)["cluster"].(map[string]any)
+		if c["server"] != e.Server || c["certificate-authority-data"] != base64.StdEncoding.EncodeToString(e.CA) || find(doc, "users", e.Name) == nil {
+			return
+		}
+		set(doc, "users", e.Name, "user", map[string]any{
+			"client-certificate-data": base64.StdEncoding.EncodeToString(e.ClientCert),
+			"client-key-data":         base64.StdEncoding.EncodeToString(e.ClientKey)})
+	})
+}
+
+func find(doc map[string]any, list, name string) map[string]any {
+	items, _ := doc[list].([]any)
+	for _, it := range items {
+		if m, _ := it.(map[string]any); m["name"] == name {
+			return m
+		}
+	}
+	return nil
+}
+
 // Remove takes the entries of this name out; a file that holds nothing else is
 // removed. A missing file is fine.
 func Remove(path string, o Owner, name string) error {
@@ -119,7 +148,7 @@ func edit(path string, o Owner, change func(doc map[string]any)) error {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("create directory of kubeconfig %q: %w", path, err)
 		}
-		os.Chown(dir, o.UID, o.GID)
+		os.Lchown(dir, o.UID, o.GID)
 	}
 	unlock, err := lock(path+".lock", o)
 	if err != nil {
@@ -160,26 +189,35 @@ func edit(path string, o Owner, change func(doc map[string]any)) error {
 }
 
 func replace(path string, data []byte, o Owner) error {
-	// A kubeconfig may be a link into a dotfiles folder: write what it points at.
+	// A kubeconfig may be a link into a dotfiles folder: write what it points at. Root
+	// must not be led to write a file of somebody else that way.
 	if target, err := filepath.EvalSymlinks(path); err == nil {
+		if target != path && o.UID != os.Geteuid() {
+			if st, err := os.Stat(target); err == nil && int(st.Sys().(*syscall.Stat_t).Uid) != o.UID {
+				return fmt.Errorf("write kubeconfig %q: it is a link to %q, which belongs to another user; choose another with --kubeconfig", path, target)
+			}
+		}
 		path = target
 	}
-	tmp := fmt.Sprintf("%s.proa-%d", path, os.Getpid())
-	defer os.Remove(tmp)
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	// A name that nobody can guess, made and owned by us only: the directory may
+	// belong to a person with less rights than this process.
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
 	if err != nil {
 		return fmt.Errorf("write kubeconfig %q: %w", path, err)
 	}
+	defer os.Remove(f.Name())
 	_, err = f.Write(data)
 	if err == nil {
 		err = f.Sync()
+	}
+	if err == nil && (o.UID != os.Geteuid() || o.GID != os.Getegid()) {
+		err = f.Chown(o.UID, o.GID)
 	}
 	if e := f.Close(); err == nil {
 		err = e
 	}
 	if err == nil {
-		os.Chown(tmp, o.UID, o.GID)
-		err = os.Rename(tmp, path)
+		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
 		return fmt.Errorf("write kubeconfig %q: %w", path, err)
@@ -195,7 +233,7 @@ func lock(path string, o Owner) (func(), error) {
 		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL, 0o600)
 		if err == nil {
 			f.Close()
-			os.Chown(path, o.UID, o.GID)
+			os.Lchown(path, o.UID, o.GID)
 			return func() { os.Remove(path) }, nil
 		}
 		if !errors.Is(err, os.ErrExist) {

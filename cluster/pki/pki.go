@@ -1,8 +1,8 @@
 // Package pki is a cluster's own certificate authority and keys.
 //
 // Files in the directory (mode 0700, files 0600): ca.crt, ca.key (ECDSA P-256, ten
-// years), sa.key, sa.pub (ECDSA P-256, signs service account tokens), secrets.key
-// (32 random bytes, base64, encrypts Secrets at rest). Leaf certificates live in
+// years), sa.key (ECDSA P-256, signs service account tokens), secrets.key (32
+// random bytes, base64, encrypts Secrets at rest). Leaf certificates live in
 // memory only: Leaf renews itself at two thirds of its life.
 //
 // Names follow Kubernetes docs, "PKI certificates and requirements": the admin is
@@ -54,10 +54,14 @@ type Authority struct {
 }
 
 // Open reads the authority in dir, or makes one. A file that is there but cannot
-// be read is an error: it is never replaced.
+// be read, or does not fit the others, is an error: it is never replaced. Keys
+// that others than the owner could read are made private again.
 func Open(dir string, now func() time.Time) (*Authority, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create key directory %q: %w", dir, err)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make key directory %q private: %w", dir, err)
 	}
 	a := &Authority{now: now}
 	key, err := loadOrMakeKey(filepath.Join(dir, "ca.key"))
@@ -85,6 +89,12 @@ func Open(dir string, now func() time.Time) (*Authority, error) {
 	}
 	if a.Cert, err = x509.ParseCertificate(block.Bytes); err != nil {
 		return nil, fmt.Errorf("read certificate %q: %w", crt, err)
+	}
+	if !key.PublicKey.Equal(a.Cert.PublicKey) {
+		return nil, fmt.Errorf("read certificate %q: it does not belong to ca.key beside it; restore both from the same backup", crt)
+	}
+	if !now().Before(a.Cert.NotAfter) {
+		return nil, fmt.Errorf("read certificate %q: it expired at %s; check the clock, or create the cluster anew", crt, a.Cert.NotAfter.Format(time.RFC3339))
 	}
 	if a.ServiceAccountKey, err = loadOrMakeKey(filepath.Join(dir, "sa.key")); err != nil {
 		return nil, err
@@ -163,6 +173,35 @@ func (a *Authority) Sign(pub crypto.PublicKey, n Names, life time.Duration) ([]b
 	return der, nil
 }
 
+// SignRequest makes the certificate that x asks for: its subject, its names and
+// its key, and none of its extensions. It never makes an authority.
+func (a *Authority) SignRequest(x *x509.CertificateRequest, usage x509.KeyUsage, extended []x509.ExtKeyUsage, life time.Duration) ([]byte, error) {
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+	if err != nil {
+		return nil, err
+	}
+	now := a.now()
+	t := &x509.Certificate{
+		SerialNumber: serial, Subject: x.Subject,
+		DNSNames: x.DNSNames, IPAddresses: x.IPAddresses, EmailAddresses: x.EmailAddresses, URIs: x.URIs,
+		NotBefore: now.Add(-5 * time.Minute), NotAfter: now.Add(life),
+		KeyUsage: usage, ExtKeyUsage: extended, BasicConstraintsValid: true,
+	}
+	if t.NotAfter.After(a.Cert.NotAfter) {
+		t.NotAfter = a.Cert.NotAfter
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, a.Cert, x.PublicKey, a.key)
+	if err != nil {
+		return nil, fmt.Errorf("sign certificate for %q: %w", x.Subject.CommonName, err)
+	}
+	return der, nil
+}
+
+// RenewAt is when a certificate has to be replaced: two thirds through its life.
+func RenewAt(c *x509.Certificate) time.Time {
+	return c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) * 2 / 3)
+}
+
 // EncodePair is a certificate and its key as PEM.
 func EncodePair(c tls.Certificate) (cert, key []byte, err error) {
 	for _, der := range c.Certificate[:1] {
@@ -198,8 +237,7 @@ func (l *Leaf) Certificate() (*tls.Certificate, error) {
 	defer l.mu.Unlock()
 	n := l.names()
 	if l.current != nil && sameNames(n, l.made) {
-		from, to := l.current.Leaf.NotBefore, l.current.Leaf.NotAfter
-		if l.a.now().Before(from.Add(to.Sub(from) * 2 / 3)) {
+		if l.a.now().Before(RenewAt(l.current.Leaf)) {
 			return l.current, nil
 		}
 	}
@@ -239,7 +277,7 @@ func selfSign(key crypto.Signer, now time.Time) ([]byte, error) {
 }
 
 func loadOrMakeKey(path string) (*ecdsa.PrivateKey, error) {
-	data, err := os.ReadFile(path)
+	data, err := readPrivate(path)
 	if err == nil {
 		block, _ := pem.Decode(data)
 		if block == nil {
@@ -265,8 +303,22 @@ func loadOrMakeKey(path string) (*ecdsa.PrivateKey, error) {
 	return key, writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600)
 }
 
+// readPrivate reads a key and takes away what others may do with its file.
+func readPrivate(path string) ([]byte, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		if err := os.Chmod(path, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return os.ReadFile(path)
+}
+
 func loadOrMakeSecret(path string) ([]byte, error) {
-	data, err := os.ReadFile(path)
+	data, err := readPrivate(path)
 	if err == nil {
 		key, err := base64.StdEncoding.DecodeString(string(data))
 		if err != nil || len(key) != 32 {

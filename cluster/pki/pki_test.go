@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -62,5 +63,46 @@ func TestOpenKeepsKeysAndNeverReplacesABrokenOne(t *testing.T) {
 			t.Errorf("%s was replaced", f)
 		}
 		os.WriteFile(filepath.Join(dir, f), good, 0o600)
+	}
+}
+
+func TestKeysArePrivate(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "pki")
+	if _, err := Open(dir, time.Now); err != nil {
+		t.Fatal(err)
+	}
+	check := func() {
+		t.Helper()
+		for name, want := range map[string]os.FileMode{"": 0o700, "ca.key": 0o600, "sa.key": 0o600, "secrets.key": 0o600} {
+			if st, err := os.Stat(filepath.Join(dir, name)); err != nil || st.Mode().Perm() != want {
+				t.Errorf("%q: %v %v", name, st.Mode(), err)
+			}
+		}
+	}
+	check()
+	os.Chmod(dir, 0o755)
+	for _, f := range []string{"ca.key", "sa.key", "secrets.key"} {
+		os.Chmod(filepath.Join(dir, f), 0o644)
+	}
+	if _, err := Open(dir, time.Now); err != nil {
+		t.Fatal(err)
+	}
+	check()
+}
+
+func TestOpenRefusesWhatDoesNotFit(t *testing.T) {
+	dir, other := t.TempDir(), t.TempDir()
+	for _, d := range []string{dir, other} {
+		if _, err := Open(d, time.Now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	key, _ := os.ReadFile(filepath.Join(other, "ca.key"))
+	os.WriteFile(filepath.Join(dir, "ca.key"), key, 0o600)
+	if _, err := Open(dir, time.Now); err == nil || !strings.Contains(err.Error(), "does not belong to ca.key") {
+		t.Errorf("%v", err)
+	}
+	if _, err := Open(other, func() time.Time { return time.Now().Add(2 * CALife) }); err == nil || !strings.Contains(err.Error(), "expired") {
+		t.Errorf("%v", err)
 	}
 }

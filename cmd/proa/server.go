@@ -29,6 +29,7 @@ import (
 	"proa.dev/cluster"
 	"proa.dev/cluster/first"
 	"proa.dev/cluster/pki"
+	"proa.dev/cluster/signer"
 	"proa.dev/control"
 	"proa.dev/control/parts"
 	"proa.dev/env"
@@ -64,6 +65,8 @@ type server struct {
 	authn  auth.Authenticator
 	authz  auth.Authorizer
 	node   *machine // nil without a node
+
+	adminRenewal time.Time // when the administrator's certificate is due
 
 	group group
 }
@@ -317,7 +320,11 @@ func (s *server) startAPI(st *disk.Store, services netip.Prefix) error {
 		<-done
 		return nil
 	})
-	return s.writeAdminKubeconfig()
+	if err := s.writeAdminKubeconfig(); err != nil {
+		return err
+	}
+	s.group.run("administrator's certificate", s.renewAdmin)
+	return nil
 }
 
 // servingNames are all names and addresses that clients use.
@@ -351,6 +358,9 @@ func (s *server) startDeciders() error {
 		Client: func(part string) client.Client { return clients[part] },
 		Record: func(e act.Event) { recorder.Emit(e) }})
 	s.group.run("controllers", rt.Run)
+	s.group.run("certificate signer", func(ctx context.Context) error {
+		return signer.Run(ctx, signer.Config{Client: as("certificate-controller"), CA: s.ca, Clock: s.clock, Log: s.log})
+	})
 	scheduler := loop.New(loop.Config{View: s.view, Client: as("scheduler"), Clock: s.clock, Log: s.log,
 		Record: func(e act.Event) { recorder.Emit(e) }})
 	s.group.run("scheduler", scheduler.Run)

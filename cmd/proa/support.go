@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"net"
@@ -187,5 +188,42 @@ func (s *server) writeAdminKubeconfig() error {
 	if err != nil {
 		return err
 	}
+	s.adminRenewal = pki.RenewAt(c.Leaf)
 	return kubeconfig.Merge(s.cl.Path("admin.kubeconfig"), kubeconfig.Owner{UID: os.Geteuid(), GID: os.Getegid()}, entry)
+}
+
+// renewAdmin replaces the administrator's credentials at two thirds of their life,
+// here and in the person's own kubeconfig. It looks once an hour, so that a clock
+// that jumps is noticed.
+func (s *server) renewAdmin(ctx context.Context) error {
+	for {
+		t := s.clock.NewTimer(time.Hour)
+		select {
+		case <-t.C():
+		case <-ctx.Done():
+			t.Stop()
+			return nil
+		}
+		if s.clock.Now().Before(s.adminRenewal) {
+			continue
+		}
+		if err := s.renewAdminNow(); err != nil {
+			s.log.Error("the administrator's credentials are not renewed; `proa up` does it", "error", err)
+		}
+	}
+}
+
+func (s *server) renewAdminNow() error {
+	if err := s.writeAdminKubeconfig(); err != nil {
+		return err
+	}
+	card, err := s.cl.Load() // up writes into it whose file it is
+	if err != nil || card.Kubeconfig == "" {
+		return err
+	}
+	entry, err := adminEntry(s.cl, card)
+	if err != nil {
+		return err
+	}
+	return kubeconfig.Renew(card.Kubeconfig, kubeconfig.Owner{UID: card.KubeconfigUID, GID: card.KubeconfigGID, Home: card.KubeconfigUserHome}, entry)
 }
