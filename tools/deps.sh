@@ -6,6 +6,7 @@ set -euo pipefail
 list=()
 command -v gcc >/dev/null || list+=(gcc libc6-dev)
 [ -e /usr/include/seccomp.h ] || list+=(libseccomp-dev)
+command -v pkg-config >/dev/null || list+=(pkg-config)
 [ -e /bin/busybox ] || list+=(busybox-static)
 command -v mmdebstrap >/dev/null || list+=(mmdebstrap)
 if [ "${1:-}" = test ]; then
