@@ -240,9 +240,8 @@ func hollowNode(t *testing.T, c client.Client, name string, number int) {
 }
 
 // hollowKubelet says of the pods of hollow nodes what a kubelet would: they run
-// and are ready at once, "exit 0" and "exit 1" as the last words of a command
-// are obeyed, and what is being deleted ends. An image called none is never
-// there.
+// and are ready at once, the scripts of job_test.go are obeyed, and what is being
+// deleted ends. An image called none is never there.
 func hollowKubelet() control.Part {
 	return control.Part{
 		Name: "hollow-kubelet", Kind: kind.Pod,
@@ -302,20 +301,14 @@ func begin(p *corev1.Pod, n *corev1.Node, now time.Time) {
 	ended, code := true, int32(0)
 	for _, c := range p.Spec.Containers {
 		cs := corev1.ContainerStatus{Name: c.Name, Image: c.Image, ImageID: c.Image, ContainerID: "hollow://" + string(p.UID) + "/" + c.Name, AllocatedResources: c.Resources.Requests, Resources: c.Resources.DeepCopy()}
-		last := ""
-		if len(c.Command) > 0 {
-			last = c.Command[len(c.Command)-1]
-		}
 		yes := true
 		switch {
 		case c.Image == "none":
 			st.Phase, ready, ended = corev1.PodPending, corev1.ConditionFalse, false
 			cs.State.Waiting = &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff"}
-		case last == "exit 0", last == "exit 1":
-			if last == "exit 1" {
-				code = 1
-			}
-			cs.State.Terminated = &corev1.ContainerStateTerminated{ExitCode: code, StartedAt: at, FinishedAt: at, Reason: "Completed"}
+		case script(&c, p) >= 0:
+			code = max(code, script(&c, p))
+			cs.State.Terminated = &corev1.ContainerStateTerminated{ExitCode: script(&c, p), StartedAt: at, FinishedAt: at, Reason: "Completed"}
 		default:
 			ended = false
 			cs.State.Running = &corev1.ContainerStateRunning{StartedAt: at}

@@ -57,6 +57,9 @@ func part(names ...string) need {
 	}
 }
 
+// missingFeature is something that nothing in the tables above stands for.
+func missingFeature(what string) need { return func() string { return what } }
+
 // plugin needs admission plugins.
 func plugin(names ...string) need {
 	return func() string {
