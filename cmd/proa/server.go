@@ -97,7 +97,6 @@ func serve(ctx context.Context, cl cluster.Cluster, set cluster.Settings, tell f
 	s := &server{cl: cl, set: set, tell: tell, clock: env.SystemClock(), rand: env.SystemRand(),
 		log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))}
 	slog.SetDefault(s.log)
-	tuneMemory()
 	s.group.ctx, s.group.cancel = context.WithCancelCause(ctx)
 	defer func() {
 		if err != nil {

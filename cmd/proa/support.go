@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,14 +29,6 @@ import (
 )
 
 var goVersion, platform = runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH
-
-// tuneMemory trades a little CPU for idle memory: the heap may grow by half
-// before it is collected.
-func tuneMemory() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
-	}
-}
 
 // newUUID is a random UUID (RFC 9562, version 4).
 func newUUID(r env.Rand) string {

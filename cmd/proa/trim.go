@@ -33,24 +33,37 @@ type trimmer struct {
 	live     uint64 // bytes of heap after the last trim
 	trimmed  time.Time
 	pagesOut func() error
+
+	percent    int       // of the collector now
+	setPercent func(int) // nil: someone chose it with GOGC
 }
 
 const (
 	trimEvery = 5 * time.Second
 	// idleBytes allocated between two looks is what heartbeats cost.
 	idleBytes = 8 << 20
+	// A small heap may grow by heapSlack before it is collected, or bursts would
+	// collect dozens of times a second; a large one by minPercent.
+	heapSlack              = 32 << 20
+	minPercent, maxPercent = 50, 300
 	// trimAgain bounds the work: one collection of everything in this time.
 	trimAgain = 30 * time.Second
 )
 
 func newTrimmer(clock env.Clock, log *slog.Logger) *trimmer {
-	return &trimmer{clock: clock, log: log, busy: true, pagesOut: dropFilePages, samples: []metrics.Sample{
-		{Name: "/gc/heap/allocs:bytes"}, {Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}}
+	t := &trimmer{clock: clock, log: log, busy: true, pagesOut: dropFilePages, samples: []metrics.Sample{
+		{Name: "/gc/heap/allocs:bytes"}, {Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}, {Name: "/gc/heap/live:bytes"}}}
+	if os.Getenv("GOGC") == "" {
+		t.setPercent = func(n int) { debug.SetGCPercent(n) }
+	}
+	return t
 }
 
 func (t *trimmer) Run(ctx context.Context) error {
 	timer := t.clock.NewTimer(trimEvery)
 	defer timer.Stop()
+	metrics.Read(t.samples)
+	t.pace()
 	for {
 		select {
 		case <-timer.C():
@@ -67,6 +80,7 @@ func (t *trimmer) Run(ctx context.Context) error {
 func (t *trimmer) look() {
 	metrics.Read(t.samples)
 	allocated, held := t.samples[0].Value.Uint64(), t.samples[1].Value.Uint64()-t.samples[2].Value.Uint64()
+	t.pace()
 	grown := allocated - t.last
 	t.last = allocated
 	if grown > idleBytes {
@@ -75,6 +89,20 @@ func (t *trimmer) look() {
 	}
 	if now := t.clock.Now(); (t.busy || held > t.live+t.live/8+idleBytes) && now.Sub(t.trimmed) >= trimAgain {
 		t.trim(now)
+	}
+}
+
+// pace fits the collector to the heap that is alive. It stops the world for a
+// moment and is called only when that changes something.
+func (t *trimmer) pace() {
+	if t.setPercent == nil {
+		return
+	}
+	live := max(t.samples[3].Value.Uint64(), 1<<20)
+	n := min(max(int(100*heapSlack/live), minPercent), maxPercent)
+	if d := n - t.percent; d > t.percent/8 || -d > t.percent/8 {
+		t.percent = n
+		t.setPercent(n)
 	}
 }
 

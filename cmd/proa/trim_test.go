@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"log/slog"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -64,6 +65,27 @@ func TestDroppedPagesComeBack(t *testing.T) {
 	after := fileResident(t) // this code itself came back
 	if after >= before {
 		t.Errorf("%d kB of files are resident, before %d kB", after, before)
+	}
+}
+
+func TestPaceFollowsTheHeap(t *testing.T) {
+	tr := newTrimmer(&at{env.SystemClock(), time.Unix(1000, 0)}, slog.New(slog.DiscardHandler))
+	var set []int
+	tr.setPercent = func(n int) { set = append(set, n) }
+	tr.pagesOut = func() error { return nil }
+	runtime.GC()
+	tr.look()
+	for range 512 {
+		ballast = append(ballast, bytes.Repeat([]byte{1}, 1<<20))
+	}
+	runtime.GC()
+	tr.look()
+	tr.look()
+	ballast = nil
+	runtime.GC()
+	tr.look()
+	if len(set) != 3 || set[0] <= minPercent || set[1] != minPercent || set[2] <= minPercent {
+		t.Errorf("percent was set to %v; want high, %d, high", set, minPercent)
 	}
 }
 
