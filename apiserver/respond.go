@@ -22,6 +22,9 @@ import (
 // accept it: 128 KiB, as upstream.
 const gzipFrom = 128 << 10
 
+// chunk is how much of a large answer is handed to the transport at once.
+const chunk = 64 << 10
+
 var gzips = sync.Pool{New: func() any {
 	w, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed)
 	return w
@@ -53,13 +56,18 @@ func (b *body) Write(p []byte) (int, error) {
 			return len(p), nil
 		}
 		b.start(false)
-		if len(b.buf) > 0 {
-			b.out(b.buf)
-			b.buf = nil
-		}
 	}
-	b.out(p)
+	// Each write of the transport costs a round through its scheduler: small pieces
+	// go together.
+	if b.buf = append(b.buf, p...); len(b.buf) >= chunk {
+		b.flush()
+	}
 	return len(p), b.err
+}
+
+func (b *body) flush() {
+	b.out(b.buf)
+	b.buf = b.buf[:0]
 }
 
 func (b *body) start(whole bool) {
@@ -90,7 +98,9 @@ func (b *body) out(p []byte) {
 func (b *body) Close() error {
 	if !b.open {
 		b.start(true)
-		b.out(b.buf)
+	}
+	if len(b.buf) > 0 {
+		b.flush()
 	}
 	if b.gz != nil {
 		if err := b.gz.Close(); b.err == nil {
