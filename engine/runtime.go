@@ -68,7 +68,7 @@ func (e *Engine) UpdateRuntimeConfig(context.Context, *runtimeapi.UpdateRuntimeC
 	return &runtimeapi.UpdateRuntimeConfigResponse{}, nil
 }
 
-// UpdatePodSandboxResources takes notice of what the node has set on the pod's group.
+// UpdatePodSandboxResources changes the limits of the pod's group.
 func (e *Engine) UpdatePodSandboxResources(ctx context.Context, req *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
 	if err := e.wait(ctx); err != nil {
 		return nil, err
@@ -84,7 +84,14 @@ func (e *Engine) UpdatePodSandboxResources(ctx context.Context, req *runtimeapi.
 		cfg.Linux = &runtimeapi.LinuxPodSandboxConfig{}
 	}
 	cfg.Linux.Overhead, cfg.Linux.Resources = req.GetOverhead(), req.GetResources()
+	was := s.config
 	s.config = cfg
+	if s.state == ready {
+		if err := s.limit(); err != nil {
+			s.config = was
+			return nil, fmt.Errorf("update sandbox %q: %w", s.id, err)
+		}
+	}
 	return &runtimeapi.UpdatePodSandboxResourcesResponse{}, e.saveSandbox(s)
 }
 

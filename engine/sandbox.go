@@ -141,6 +141,17 @@ func checkSandboxConfig(cfg *runtimeapi.PodSandboxConfig, handler string) error 
 	return nil
 }
 
+// limit gives the pod's group what its configuration says. A group that several
+// pods share (no cgroup_parent of its own) is left alone.
+func (s *sandbox) limit() error {
+	r := s.config.GetLinux().GetResources()
+	if r == nil || s.config.Linux.CgroupParent == "" {
+		return nil
+	}
+	return s.tree.Limit(s.cgroup, cgroup.Limits{CPUShares: r.CpuShares, CPUQuota: r.CpuQuota, CPUPeriod: r.CpuPeriod,
+		Memory: r.MemoryLimitInBytes, Unified: r.Unified})
+}
+
 // podCgroup is a pod's group below the engine's.
 func (e *Engine) podCgroup(parent string) string {
 	return filepath.Join(e.cfg.CgroupParent, strings.TrimPrefix(parent, "/"))
@@ -182,6 +193,9 @@ func (e *Engine) raise(ctx context.Context, s *sandbox) error {
 	if e.cfg.CgroupParent != s.cgroup || s.config.GetLinux().GetResources() != nil {
 		if err := s.tree.Make(s.cgroup); err != nil {
 			return fmt.Errorf("create control group %q: %w", s.cgroup, err)
+		}
+		if err := s.limit(); err != nil {
+			return err
 		}
 	}
 	e.mu.Lock()

@@ -28,35 +28,52 @@ func message(err error) string {
 	return err.Error()
 }
 
-// pull makes sure that a container's image is here, by its pull policy.
+// pull makes sure that a container's image is here, by its pull policy, and before
+// it the images that it mounts as volumes.
 func (w *worker) pull(ctx context.Context, f pod.PullImage) pod.Event {
 	p := w.pod()
 	spec := pod.Spec(p, f.Container)
-	answer := func(reason, message string) pod.Event {
-		return pod.Pulled{Container: f.Container, Reason: reason, Message: message}
+	for i := range spec.VolumeMounts {
+		for j := range p.Spec.Volumes {
+			v := &p.Spec.Volumes[j]
+			if v.Image == nil || v.Name != spec.VolumeMounts[i].Name {
+				continue
+			}
+			if e := w.pullOne(ctx, p, f.Container, v.Image.Reference, v.Image.PullPolicy, fmt.Sprintf("volume %q: ", v.Name)); e.Reason != "" {
+				return e
+			}
+		}
+	}
+	return w.pullOne(ctx, p, f.Container, spec.Image, spec.ImagePullPolicy, "")
+}
+
+// pullOne makes sure that one image is here. The words before say what it is for.
+func (w *worker) pullOne(ctx context.Context, p *corev1.Pod, container, ref string, policy corev1.PullPolicy, before string) pod.Pulled {
+	answer := func(reason, message string) pod.Pulled {
+		return pod.Pulled{Container: container, Reason: reason, Message: before + message}
 	}
 	emit := func(kind, reason, format string, args ...any) {
-		w.a.events.about(p, pod.FieldPath(p, f.Container), kind, reason, fmt.Sprintf(format, args...))
+		w.a.events.about(p, pod.FieldPath(p, container), kind, reason, fmt.Sprintf(format, args...))
 	}
-	image := &runtimeapi.ImageSpec{Image: spec.Image}
+	image := &runtimeapi.ImageSpec{Image: ref}
 	have, err := w.a.cfg.Engine.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: image})
 	if status.Code(err) == codes.InvalidArgument {
-		m := fmt.Sprintf("Failed to apply default image tag %q: %s", spec.Image, message(err))
+		m := fmt.Sprintf("Failed to apply default image tag %q: %s", ref, message(err))
 		emit(corev1.EventTypeWarning, "InspectFailed", "%s", m)
 		return answer("InvalidImageName", m)
 	}
 	if err != nil {
-		m := fmt.Sprintf("Failed to inspect image %q: %s", spec.Image, message(err))
+		m := fmt.Sprintf("Failed to inspect image %q: %s", ref, message(err))
 		emit(corev1.EventTypeWarning, "InspectFailed", "%s", m)
 		return answer("ImageInspectError", m)
 	}
 	present := have.GetImage() != nil
-	if present && spec.ImagePullPolicy != corev1.PullAlways {
-		emit(corev1.EventTypeNormal, "Pulled", "Container image %q already present on machine", spec.Image)
-		return pod.Pulled{Container: f.Container, ImageID: imageID(have.Image)}
+	if present && policy != corev1.PullAlways {
+		emit(corev1.EventTypeNormal, "Pulled", "Container image %q already present on machine", ref)
+		return pod.Pulled{Container: container, ImageID: imageID(have.Image)}
 	}
-	if spec.ImagePullPolicy == corev1.PullNever {
-		m := fmt.Sprintf("Container image %q is not present with pull policy of Never", spec.Image)
+	if policy == corev1.PullNever {
+		m := fmt.Sprintf("Container image %q is not present with pull policy of Never", ref)
 		emit(corev1.EventTypeWarning, "ErrImageNeverPull", "%s", m)
 		return answer("ErrImageNeverPull", m)
 	}
@@ -66,10 +83,10 @@ func (w *worker) pull(ctx context.Context, f pod.PullImage) pod.Event {
 	case <-ctx.Done():
 		return answer("ErrImagePull", ctx.Err().Error())
 	}
-	emit(corev1.EventTypeNormal, "Pulling", "Pulling image %q", spec.Image)
+	emit(corev1.EventTypeNormal, "Pulling", "Pulling image %q", ref)
 	began := w.a.clock.Now()
 	var last error
-	for _, auth := range w.a.credentials(ctx, p, spec.Image) {
+	for _, auth := range w.a.credentials(ctx, p, ref) {
 		r, err := w.a.cfg.Engine.PullImage(ctx, &runtimeapi.PullImageRequest{Image: image, Auth: auth})
 		if err != nil {
 			last = err
@@ -81,12 +98,12 @@ func (w *worker) pull(ctx context.Context, f pod.PullImage) pod.Event {
 		if now, err := w.a.cfg.Engine.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: image}); err == nil && now.GetImage() != nil {
 			size, id = now.Image.Size, imageID(now.Image)
 		}
-		emit(corev1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %s (%s including waiting). Image size: %d bytes.", spec.Image, took, took, size)
-		return pod.Pulled{Container: f.Container, ImageID: id}
+		emit(corev1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %s (%s including waiting). Image size: %d bytes.", ref, took, took, size)
+		return pod.Pulled{Container: container, ImageID: id}
 	}
 	m := message(last)
 	if ctx.Err() == nil {
-		emit(corev1.EventTypeWarning, "Failed", "Failed to pull image %q: %s", spec.Image, m)
+		emit(corev1.EventTypeWarning, "Failed", "Failed to pull image %q: %s", ref, m)
 	}
 	return answer("ErrImagePull", m)
 }

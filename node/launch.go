@@ -349,14 +349,20 @@ func podResources(p *corev1.Pod) *runtimeapi.LinuxContainerResources {
 	return r
 }
 
+// Groups of the lower quality-of-service classes.
+const (
+	groupBestEffort = "besteffort"
+	groupBurstable  = "burstable"
+)
+
 // cgroupParent of a pod, below the engine's own.
 func cgroupParent(p *corev1.Pod) string {
 	dir := "pod" + string(p.UID)
 	switch pod.QOS(p) {
 	case corev1.PodQOSBestEffort:
-		return "besteffort/" + dir
+		return groupBestEffort + "/" + dir
 	case corev1.PodQOSBurstable:
-		return "burstable/" + dir
+		return groupBurstable + "/" + dir
 	}
 	return dir
 }

@@ -168,6 +168,7 @@ type Agent struct {
 	node    *corev1.Node                           // as last written
 	pressed struct{ memory, disk, pids time.Time } // last measured
 	poke    chan struct{}
+	pods    chan struct{} // the set of pods has changed
 	ready   chan struct{} // closed when adoption is done
 }
 
@@ -178,7 +179,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log, clock: cfg.Clock, workers: map[types.UID]*worker{},
 		starts: make(chan struct{}, cfg.Parallel), pulls: make(chan struct{}, cfg.Pulls),
-		poke: make(chan struct{}, 1), ready: make(chan struct{})}
+		poke: make(chan struct{}, 1), pods: make(chan struct{}, 1), ready: make(chan struct{})}
 	a.machine = readMachine(cfg.DataDir)
 	a.volumes = volume.New(volume.Config{Root: filepath.Join(cfg.DataDir, "pods"), Object: a.object, Token: a.token,
 		Allocatable: a.allocatable, Clock: cfg.Clock, Log: cfg.Log})
@@ -212,6 +213,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.spawn(func() { a.keepLease(ctx) })
 	a.spawn(func() { a.rotateLogs(ctx) })
 	a.spawn(func() { a.guard(ctx) })
+	a.spawn(func() { a.keepShares(ctx) })
 	a.spawn(func() { a.followEngine(ctx, stream) })
 	if a.cfg.Shared {
 		for _, k := range []*kind.Kind{kind.ConfigMap, kind.Secret} {
@@ -321,6 +323,7 @@ func (a *Agent) offer(p *corev1.Pod, found *pod.Adopted) {
 	}
 	w = newWorker(a, p)
 	a.workers[p.UID] = w
+	a.recount()
 	ctx := a.ctx
 	a.mu.Unlock()
 	w.post(pod.Update{Pod: p})
@@ -360,6 +363,7 @@ func (a *Agent) drop(w *worker) {
 	if a.workers[w.uid] == w {
 		delete(a.workers, w.uid)
 	}
+	a.recount()
 }
 
 // all workers, in the order of their pods' names.

@@ -34,6 +34,31 @@ func ContainerID(id string) string {
 // BareID is an API container ID without its scheme.
 func BareID(id string) string { return bareID(id) }
 
+// restartsAll says whether a container that ended so takes all others with it: a
+// rule with the action RestartAllContainers matches first.
+func restartsAll(p *corev1.Pod, c *Container) bool {
+	if c.Role == Ephemeral || c.Term == nil {
+		return false
+	}
+	r := matchingRule(Spec(p, c.Name), c.Term.ExitCode)
+	return r != nil && r.Action == corev1.ContainerRestartRuleActionRestartAllContainers
+}
+
+// matchingRule is the first rule for an exit code, or nil.
+func matchingRule(spec *corev1.Container, code int32) *corev1.ContainerRestartRule {
+	for i := range spec.RestartPolicyRules {
+		r := &spec.RestartPolicyRules[i]
+		if r.ExitCodes == nil {
+			continue
+		}
+		in := slices.Contains(r.ExitCodes.Values, code)
+		if in == (r.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
+			return r
+		}
+	}
+	return nil
+}
+
 // restarts says whether a container that ended so is to run again while the pod
 // lives.
 func restarts(p *corev1.Pod, c *Container) bool {
@@ -45,15 +70,8 @@ func restarts(p *corev1.Pod, c *Container) bool {
 	if c.Role == Sidecar {
 		return true
 	}
-	for i := range spec.RestartPolicyRules {
-		r := &spec.RestartPolicyRules[i]
-		if r.ExitCodes == nil || r.Action != corev1.ContainerRestartRuleActionRestart {
-			continue
-		}
-		in := slices.Contains(r.ExitCodes.Values, code)
-		if in == (r.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
-			return true
-		}
+	if matchingRule(spec, code) != nil {
+		return true // both actions run it again
 	}
 	policy := p.Spec.RestartPolicy
 	if spec.RestartPolicy != nil {
@@ -98,6 +116,9 @@ func (m *machine) initFailed() bool {
 
 // runContainers brings every container that may run into motion.
 func (m *machine) runContainers() {
+	if m.RestartAll && !m.restartAll() {
+		return
+	}
 	if m.settled() {
 		m.end(Completed, "", "", graceOf(m.Pod))
 		return
@@ -135,6 +156,36 @@ func (m *machine) runContainers() {
 			m.keep(c)
 		}
 	}
+}
+
+// restartAll ends what runs, and when nothing does, lets the pod begin again in the
+// same sandbox, init containers first. It reports whether that is done.
+func (m *machine) restartAll() bool {
+	busy := false
+	for i := range m.Containers {
+		c := &m.Containers[i]
+		if c.Role == Ephemeral {
+			continue
+		}
+		busy = busy || c.busy()
+		if c.Step == Hooking || c.Step == Up && c.Condemned == "" {
+			c.Step = Up
+			c.Condemned = fmt.Sprintf("Container %s will be restarted with all containers of the pod", c.Name)
+		}
+		if c.running() {
+			m.keep(c)
+		}
+	}
+	if busy {
+		return false
+	}
+	m.RestartAll, m.Initialized = false, false
+	for i := range m.Containers {
+		if c := &m.Containers[i]; c.Role != Ephemeral && c.Step == Ended {
+			c.Step = Idle
+		}
+	}
+	return true
 }
 
 // keep does the next thing so that c runs.
@@ -365,7 +416,14 @@ func (m *machine) exited(e Exited) {
 	c.NotBefore, c.EndedAt = time.Time{}, e.FinishedAt
 	c.Term = &corev1.ContainerStateTerminated{ExitCode: e.ExitCode, Signal: e.Signal, Reason: e.Reason, Message: e.Message,
 		StartedAt: stamp(started), FinishedAt: stamp(e.FinishedAt), ContainerID: ContainerID(c.ID)}
-	if m.Stage < Draining && restarts(m.Pod, c) {
+	if m.Stage >= Draining {
+		return
+	}
+	if !m.RestartAll && restartsAll(m.Pod, c) {
+		m.RestartAll = true
+		m.tell(c.Name, "RestartAllContainers", "Container %s ended with exit code %d, all containers of the pod will be restarted", c.Name, e.ExitCode)
+		m.backOff(c)
+	} else if !m.RestartAll && restarts(m.Pod, c) {
 		m.backOff(c)
 	}
 }

@@ -43,6 +43,7 @@ type State struct {
 	StartTime   time.Time
 	Containers  []Container // init containers, containers, ephemeral containers
 	Initialized bool        // all init containers are done, sidecars are started
+	RestartAll  bool        // a rule asked for it: what runs is being ended
 	Volumes     Deed
 	Unmount     Deed
 	Sandbox     Sandbox
