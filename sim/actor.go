@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"proa.dev/env"
@@ -84,12 +85,17 @@ func (a *Actor) After(d time.Duration, what string, run func()) (stop func()) {
 	return func() { e.gone = true }
 }
 
-// real is how long d on the actor's clock takes.
+// real is how long d on the actor's clock takes; rounded up, so that no timer
+// fires before its time on the actor's clock.
 func (a *Actor) real(d time.Duration) time.Duration {
 	if a.rate == 1 {
 		return d
 	}
-	return time.Duration(float64(d) / a.rate)
+	r := time.Duration(math.Ceil(float64(d) / a.rate))
+	if time.Duration(float64(r)*a.rate) < d {
+		r++
+	}
+	return r
 }
 
 // Crash ends the actor as kill -9 and a power cut do: its memory is lost, its

@@ -33,7 +33,8 @@ type agent struct {
 	conn, number int
 	at           int64
 	heard        time.Time
-	early        map[int]frame
+	early        map[[2]int]frame
+	peer         int // the server's life that the connection is with
 	versions     map[types.UID]int64
 }
 
@@ -395,7 +396,7 @@ func (m *machine) tellNode(s *server, now metav1.Time) error {
 	if have == nil {
 		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: m.name, Labels: map[string]string{
 			corev1.LabelHostname: m.name, corev1.LabelTopologyZone: fmt.Sprintf("zone-%d", m.number%2)}}}
-		n.Status.Capacity = corev1.ResourceList{"cpu": resource.MustParse("8"), "memory": resource.MustParse("16Gi"), "pods": resource.MustParse("40")}
+		n.Status.Capacity = corev1.ResourceList{"cpu": resource.MustParse("4"), "memory": resource.MustParse("16Gi"), "pods": resource.MustParse("40")}
 		n.Status.Allocatable = n.Status.Capacity
 		n.Status.Conditions = []corev1.NodeCondition{condition}
 		_, err := s.admin.Create(bg, kind.Node, n, metav1.CreateOptions{})

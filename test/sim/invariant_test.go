@@ -229,6 +229,11 @@ func (w *world) settled() error {
 	if err := w.settledNodes(snap); err != nil {
 		return err
 	}
+	for p := range view.List[*corev1.Pod](snap, kind.Pod, "") {
+		if active(p) && !ready(p) {
+			return fmt.Errorf("pod %s on %q is not ready: %s", id(p)+"("+string(p.UID)+")", p.Spec.NodeName, short(&p.Status))
+		}
+	}
 	for d := range view.List[*appsv1.Deployment](snap, kind.Deployment, "") {
 		n, st := *d.Spec.Replicas, &d.Status
 		if st.ObservedGeneration != d.Generation || st.Replicas != n || st.UpdatedReplicas != n || st.ReadyReplicas != n || st.AvailableReplicas != n || st.UnavailableReplicas != 0 {
@@ -256,11 +261,6 @@ func (w *world) settled() error {
 			return (c.Type == batchv1.JobComplete || c.Type == batchv1.JobFailed) && c.Status == corev1.ConditionTrue
 		}) {
 			return fmt.Errorf("job %s has not ended: %+v", id(j), j.Status)
-		}
-	}
-	for p := range view.List[*corev1.Pod](snap, kind.Pod, "") {
-		if active(p) && !ready(p) {
-			return fmt.Errorf("pod %s on %q is not ready: %s", id(p), p.Spec.NodeName, short(&p.Status))
 		}
 	}
 	for svc := range view.List[*corev1.Service](snap, kind.Service, "") {

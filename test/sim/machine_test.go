@@ -242,7 +242,7 @@ func terminated(c *container) *corev1.ContainerStateTerminated {
 
 // start begins a life of the agent.
 func (m *machine) start(a *sim.Actor) sim.Handler {
-	g := &agent{w: m.w, m: m, actor: a, life: a.Life(), workers: map[types.UID]*worker{}, waiting: map[int]answerTo{}, early: map[int]frame{}, versions: map[types.UID]int64{}}
+	g := &agent{w: m.w, m: m, actor: a, life: a.Life(), workers: map[types.UID]*worker{}, waiting: map[int]answerTo{}, early: map[[2]int]frame{}, versions: map[types.UID]int64{}}
 	m.agent = g
 	g.dial(true)
 	g.listen()

@@ -19,7 +19,7 @@ import (
 
 // users let something happen every second or two until the end.
 func (w *world) users(end time.Time) {
-	w.At(time.Duration(w.Rand().ExpFloat64()*float64(1500*time.Millisecond)), "user", func() {
+	w.At(time.Duration(w.Rand().ExpFloat64()*float64(700*time.Millisecond)), "user", func() {
 		if w.Now().After(end) {
 			return
 		}
@@ -75,6 +75,9 @@ func podSpec(image string, r interface{ IntN(int) int }) corev1.PodSpec {
 	zero := int64(r.IntN(4))
 	spec := corev1.PodSpec{TerminationGracePeriodSeconds: &zero, Containers: []corev1.Container{{Name: "app", Image: image,
 		Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{"cpu": resource.MustParse("200m"), "memory": resource.MustParse("100Mi")}}}}}
+	if r.IntN(4) == 0 {
+		spec.PriorityClassName = "high"
+	}
 	if r.IntN(2) == 0 {
 		spec.Containers[0].ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(80)}}, PeriodSeconds: 1}
 	}
@@ -177,7 +180,7 @@ func (s *server) whim() (what string, err error) {
 		}
 		return "drain " + m, nil
 	case 16:
-		if r.IntN(2) > 0 {
+		if r.IntN(3) > 0 {
 			return "thinks about deleting a namespace", nil
 		}
 		return "delete namespace " + ns, s.admin.Delete(bg, kind.Namespace, "", ns, metav1.DeleteOptions{})
@@ -215,8 +218,14 @@ func (s *server) whim() (what string, err error) {
 		}
 		rs, p := list[r.IntN(len(list))], policies[r.IntN(len(policies))]
 		return fmt.Sprintf("delete replicaset %s %s", id(rs), p), s.admin.Delete(bg, kind.ReplicaSet, ns, rs.Name, metav1.DeleteOptions{PropagationPolicy: &p})
-	default:
-		return "create namespace " + ns, s.create(kind.Namespace, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}})
+	default: // both, where they are missing
+		for _, name := range spaces {
+			err := s.create(kind.Namespace, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
+			if err != nil && !apierrors.IsAlreadyExists(err) {
+				return "create namespaces", err
+			}
+		}
+		return "create namespaces", nil
 	}
 }
 

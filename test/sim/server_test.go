@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -48,6 +49,7 @@ type server struct {
 	parts   []control.Part
 	clients []client.Client
 	core    *control.Core
+	kinds   []*kind.Kind // that the core follows
 	cursor  map[*kind.Kind]int64
 	working int  // plans whose actions are on their way
 	woken   bool // the next decision is on its way
@@ -164,14 +166,21 @@ func (w *world) startServer(a *sim.Actor) sim.Handler {
 			w.Fail(err)
 		}
 	}
+	for name, value := range map[string]int32{"high": 1000} {
+		pc := &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Value: value}
+		if _, err := s.admin.Create(bg, kind.PriorityClass, pc, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+			w.Fail(err)
+		}
+	}
 	s.parts = control.Begun(parts.All(kind.All, "the CA"), clock.Now())
 	for _, p := range s.parts {
 		s.clients = append(s.clients, &flaky{s.as("kube-system:" + p.Name), s})
 	}
 	s.core = control.NewCore(s.parts)
+	s.kinds = s.core.Kinds()
 	snap := s.view.Snapshot()
 	s.core.Start(snap)
-	for _, k := range s.core.Kinds() {
+	for _, k := range s.kinds {
 		s.cursor[k] = snap.Revision()
 	}
 	s.sched = loop.New(loop.Config{View: s.view, Client: &flaky{s.as("kube-system:scheduler"), s}, Clock: clock, Record: s.record})
@@ -187,12 +196,12 @@ func (s *server) as(name string) client.Client {
 
 // follow wakes the parts for what has changed.
 func (s *server) follow() {
-	for _, k := range s.core.Kinds() {
+	for _, k := range s.kinds {
 		changes, progress, _, err := s.view.Changes(k, s.cursor[k])
 		if errors.Is(err, view.ErrGone) {
 			snap := s.view.Snapshot()
 			s.core.Start(snap)
-			for _, k := range s.core.Kinds() {
+			for _, k := range s.kinds {
 				s.cursor[k] = snap.Revision()
 			}
 			return

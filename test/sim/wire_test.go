@@ -22,12 +22,13 @@ type (
 		from int64
 	}
 	frame struct {
-		conn, number int
-		list         bool // pods are all there are
-		gone         bool // list again
-		pods         []*corev1.Pod
-		removed      []*corev1.Pod
-		revision     int64
+		life, conn, number int // of the server, and of the connection
+
+		list     bool // pods are all there are
+		gone     bool // list again
+		pods     []*corev1.Pod
+		removed  []*corev1.Pod
+		revision int64
 	}
 	// call asks the server to do something; do is its name for the log.
 	call struct {
@@ -53,6 +54,9 @@ func (s *server) message(from string, m any) {
 	s.look()
 	switch m := m.(type) {
 	case open:
+		if old := s.streams[from]; old != nil && old.conn >= m.conn {
+			break // it came twice, or late
+		}
 		st := &stream{conn: m.conn, at: m.from}
 		s.streams[from] = st
 		if m.from == 0 {
@@ -78,7 +82,7 @@ func (s *server) message(from string, m any) {
 
 func (s *server) send(to string, st *stream, f frame) {
 	st.number++
-	f.conn, f.number = st.conn, st.number
+	f.life, f.conn, f.number = s.actor.Life(), st.conn, st.number
 	s.actor.Send(to, fmt.Sprintf("frame %d/%d at %d: %d pods, %d removed", f.conn, f.number, f.revision, len(f.pods), len(f.removed)), f)
 }
 
@@ -178,16 +182,20 @@ func (g *agent) listen() {
 
 // frame takes the frames of the present connection in their order, each once.
 func (g *agent) frame(f frame) {
-	if f.conn != g.conn || f.number <= g.number {
+	if f.conn != g.conn || f.number <= g.number || g.number > 0 && f.life != g.peer {
 		return
 	}
-	g.early[f.number] = f
+	g.early[[2]int{f.life, f.number}] = f
+	if g.number == 0 {
+		g.peer = f.life
+	}
 	for {
-		f, ok := g.early[g.number+1]
+		next := [2]int{g.peer, g.number + 1}
+		f, ok := g.early[next]
 		if !ok {
 			return
 		}
-		delete(g.early, g.number+1)
+		delete(g.early, next)
 		g.number++
 		g.heard = g.actor.Clock().Now()
 		if f.gone {
