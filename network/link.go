@@ -99,7 +99,9 @@ func (n *Network) MTU() int {
 
 func (n *Network) defaultMTU() int {
 	mtu := 1500
-	routes, err := n.nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	routes, err := steady(func() ([]netlink.Route, error) {
+		return n.nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return mtu
 	}
@@ -114,9 +116,26 @@ func (n *Network) defaultMTU() int {
 	return mtu
 }
 
+// steady repeats a list that something changed under, which the kernel reports
+// when the machine is busy with links of others; a few times, then it takes what
+// there is.
+func steady[T any](list func() ([]T, error)) ([]T, error) {
+	for n := 0; ; n++ {
+		out, err := list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return out, err
+		}
+		if n == 20 {
+			return out, nil
+		}
+	}
+}
+
 // checkOverlap refuses ranges that the host already uses for something else.
 func (n *Network) checkOverlap() error {
-	routes, err := n.nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	routes, err := steady(func() ([]netlink.Route, error) {
+		return n.nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return fmt.Errorf("list routes: %w", err)
 	}
@@ -178,7 +197,7 @@ func (n *Network) addHostAddresses() error {
 			return fmt.Errorf("set link lo up: %w", err)
 		}
 	}
-	present, err := n.nl.AddrList(lo, netlink.FAMILY_V4)
+	present, err := steady(func() ([]netlink.Addr, error) { return n.nl.AddrList(lo, netlink.FAMILY_V4) })
 	if err != nil {
 		return fmt.Errorf("list addresses of lo: %w", err)
 	}
@@ -199,7 +218,22 @@ func (n *Network) addHostAddresses() error {
 			}
 		}
 	}
+	for _, p := range n.cfg.PodCIDRs {
+		if err := n.nl.RouteReplace(emptyRoute(p)); err != nil {
+			return fmt.Errorf("keep packets to pods %s on this host: %w", p, err)
+		}
+	}
 	return nil
+}
+
+// emptyRoute refuses packets to an address of the range that no pod has: without
+// it they would leave by the default route, and whoever is there might answer.
+func emptyRoute(p netip.Prefix) *netlink.Route {
+	family := netlink.FAMILY_V4
+	if p.Addr().Is6() {
+		family = netlink.FAMILY_V6
+	}
+	return &netlink.Route{Family: family, Dst: netOf(p.Masked()), Type: unix.RTN_UNREACHABLE, Protocol: routeProtocol, Priority: 4096}
 }
 
 func (n *Network) hostAddr(g netip.Addr) *netlink.Addr {
@@ -237,6 +271,9 @@ func (n *Network) removeHostAddresses() error {
 		if r := n.serviceRoute(lo, s); r != nil {
 			errs = append(errs, ignore(n.nl.RouteDel(r), unix.ESRCH, unix.ENOENT, unix.EINVAL))
 		}
+	}
+	for _, p := range n.cfg.PodCIDRs {
+		errs = append(errs, ignore(n.nl.RouteDel(emptyRoute(p)), unix.ESRCH, unix.ENOENT, unix.EINVAL))
 	}
 	for _, g := range n.Gateways() {
 		errs = append(errs, ignore(n.nl.AddrDel(lo, n.hostAddr(g)), unix.EADDRNOTAVAIL, unix.ENOENT))
@@ -425,7 +462,7 @@ func (n *Network) doom(link netlink.Link) error {
 // ownLinks lists the pod links of this cluster, by name and alias: a link that
 // lost its process between two requests has no alias yet.
 func (n *Network) ownLinks() ([]netlink.Link, error) {
-	all, err := n.nl.LinkList()
+	all, err := steady(n.nl.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}

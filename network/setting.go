@@ -147,7 +147,7 @@ func (n *Network) restoreSettings() error {
 // to pods: answers from outside, node ports. Each link by itself for IPv4; IPv6
 // knows it for the whole host only.
 func (n *Network) forwardHostLinks() error {
-	links, err := n.nl.LinkList()
+	links, err := steady(n.nl.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
@@ -158,7 +158,7 @@ func (n *Network) forwardHostLinks() error {
 			index[a.Index] = a.Name
 		}
 	}
-	addrs, err := n.nl.AddrList(nil, netlink.FAMILY_V4)
+	addrs, err := steady(func() ([]netlink.Addr, error) { return n.nl.AddrList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}

@@ -35,7 +35,16 @@ type Kernel struct {
 	// uses counts the service elements of each pick chain; a chain exists when its
 	// class is here.
 	uses map[pick]int
+	// noTimeouts: this kernel has no timeouts per connection (CONFIG_NF_CONNTRACK_TIMEOUT).
+	noTimeouts bool
 }
+
+// closeTimeout is how many seconds a connection that its server has reset is
+// remembered, with the endpoint that it went to. The kernel's default of 10 is
+// long enough for a client to come again from the same port, and to be sent to an
+// endpoint that is gone by now: Linux looks a new SYN up anew after an orderly
+// end, and after the client's reset, but not after the server's.
+const closeTimeout = 1
 
 // pick is the identity of a pick chain.
 type pick struct {
@@ -217,6 +226,9 @@ func loadDest(is6, anyAddr bool) []expr.Any {
 func (k *Kernel) addPick(b *nft.Batch, p pick) {
 	t, chain := k.cfg.Table, p.chain()
 	b.AddChain(t, nft.Chain{Name: chain})
+	if !k.noTimeouts {
+		b.AddRule(t, chain, nft.Exprs(nft.IsTCP(), nft.CloseTimeout(suffix("closed", p.is6)))...)
+	}
 	services := suffix("services", p.is6)
 	if p.outside {
 		services = suffix("outside", p.is6)
@@ -256,6 +268,10 @@ func (k *Kernel) removePick(b *nft.Batch, p pick) {
 func (k *Kernel) frame(b *nft.Batch) {
 	t := k.cfg.Table
 	b.ReplaceTable(t)
+	if !k.noTimeouts {
+		b.AddCloseTimeout(t, suffix("closed", false), unix.NFPROTO_IPV4, closeTimeout)
+		b.AddCloseTimeout(t, suffix("closed", true), unix.NFPROTO_IPV6, closeTimeout)
+	}
 	for _, is6 := range []bool{false, true} {
 		all := sets(is6)
 		for _, base := range setOrder {
@@ -340,6 +356,15 @@ func (k *Kernel) frame(b *nft.Batch) {
 
 // Replace puts a whole rule set in place of what is there, in one transaction.
 func (k *Kernel) Replace(rules rule.RuleSet) error {
+	err := k.replace(rules)
+	if (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT)) && !k.noTimeouts {
+		k.noTimeouts = true
+		err = k.replace(rules)
+	}
+	return err
+}
+
+func (k *Kernel) replace(rules rule.RuleSet) error {
 	var b nft.Batch
 	k.frame(&b)
 	uses := map[pick]int{}

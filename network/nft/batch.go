@@ -233,6 +233,34 @@ func (b *Batch) AddRule(table, chain string, exprs ...expr.Any) {
 	b.end(at)
 }
 
+// Numbers of the kernel's headers that the unix package does not have.
+const (
+	objectCtTimeout  = 7 // NFT_OBJECT_CT_TIMEOUT
+	ctTimeoutL3Proto = 1
+	ctTimeoutL4Proto = 2
+	ctTimeoutData    = 3
+	ctTimeoutClose   = 8 // CTA_TIMEOUT_TCP_CLOSE
+)
+
+// AddCloseTimeout makes an object that, once a rule refers to it (CloseTimeout),
+// lets the kernel forget a TCP connection so many seconds after its reset. The
+// family is unix.NFPROTO_IPV4 or unix.NFPROTO_IPV6; an object that exists stays as
+// it is.
+func (b *Batch) AddCloseTimeout(table, object string, family byte, seconds uint32) {
+	at := b.begin(unix.NFT_MSG_NEWOBJ, unix.NLM_F_CREATE, "add timeout "+object)
+	b.text(unix.NFTA_OBJ_TABLE, table)
+	b.text(unix.NFTA_OBJ_NAME, object)
+	b.u32(unix.NFTA_OBJ_TYPE, objectCtTimeout)
+	data := b.nest(unix.NFTA_OBJ_DATA)
+	b.bytes(ctTimeoutL3Proto, []byte{0, family})
+	b.bytes(ctTimeoutL4Proto, []byte{unix.IPPROTO_TCP})
+	policy := b.nest(ctTimeoutData)
+	b.u32(ctTimeoutClose, seconds)
+	b.unnest(policy)
+	b.unnest(data)
+	b.end(at)
+}
+
 // AddSet makes a set; one that exists stays as it is (and must be of the same
 // shape).
 func (b *Batch) AddSet(table string, s *Set) {

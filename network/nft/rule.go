@@ -248,6 +248,9 @@ func DNAT(addrSize, reg int) expr.Any {
 	return &expr.NAT{Type: expr.NATTypeDestNAT, Family: fam, RegAddrMin: R(reg), RegProtoMin: R(reg + addrSize/4), Specified: true}
 }
 
+// CloseTimeout puts a new connection under an object of Batch.AddCloseTimeout.
+func CloseTimeout(object string) expr.Any { return &expr.Objref{Type: objectCtTimeout, Name: object} }
+
 // Masquerade gives the packet this host's address as its source.
 func Masquerade() expr.Any { return &expr.Masq{FullyRandom: true} }
 
