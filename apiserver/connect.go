@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -293,7 +294,7 @@ func (q *request) serveProxy(ctx context.Context, c *call, snap view.Snapshot) e
 	if err := q.s.connectAdmission(ctx, c, &corev1.PodProxyOptions{Path: q.route.rest}, admit.Connect, nil); err != nil {
 		return err
 	}
-	target := &url.URL{Path: q.route.rest, RawQuery: q.r.URL.RawQuery}
+	target := &url.URL{Path: q.route.rest, RawPath: escapedRest(q.r.URL, q.route.rest), RawQuery: q.r.URL.RawQuery}
 	var transport http.RoundTripper
 	switch c.kind.Root() {
 	case kind.Node:
@@ -313,8 +314,8 @@ func (q *request) serveProxy(ctx context.Context, c *call, snap view.Snapshot) e
 		if port == "" {
 			port = firstPort(pod)
 		}
-		if pod.Status.PodIP == "" {
-			return apierrors.NewServiceUnavailable("address not allowed")
+		if !proxyable(pod.Status.PodIP) {
+			return apierrors.NewBadRequest("address not allowed")
 		}
 		target.Scheme, target.Host = scheme, net.JoinHostPort(pod.Status.PodIP, orDefault(port, "80"))
 	case kind.Service:
@@ -333,6 +334,30 @@ func (q *request) serveProxy(ctx context.Context, c *call, snap view.Snapshot) e
 		transport = q.s.cfg.Nodes.PodTransport()
 	}
 	return q.forward(ctx, transport, target)
+}
+
+// escapedRest is the end of a path, rest, as the client escaped it: a backend may
+// tell %2F from a slash.
+func escapedRest(u *url.URL, rest string) string {
+	escaped := u.EscapedPath()
+	for range strings.Count(strings.TrimSuffix(u.Path, rest), "/") {
+		_, escaped, _ = strings.Cut(escaped, "/")
+	}
+	if i := strings.IndexByte(escaped, '/'); i >= 0 {
+		return escaped[i:]
+	}
+	return ""
+}
+
+// proxyable are addresses that a pod can have: not this machine's own ones,
+// which whoever writes a pod's status could reach through the server.
+func proxyable(ip string) bool {
+	a, err := netip.ParseAddr(ip)
+	if err != nil {
+		return false
+	}
+	a = a.Unmap()
+	return !a.IsUnspecified() && !a.IsLoopback() && !a.IsLinkLocalUnicast() && !a.IsMulticast()
 }
 
 func orDefault(s, otherwise string) string {

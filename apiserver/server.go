@@ -72,9 +72,6 @@ type Config struct {
 	Admit  admit.Chain
 	Nodes  NodeTransport // nil: log, exec and proxy answer 503
 
-	// ServiceIPs gives a Service its addresses and node ports before it is
-	// validated, and undoes that when the write does not happen. Nil: none.
-	ServiceIPs func(ctx context.Context, r *admit.Request) (undo func(), err error)
 	// IssueToken fills the status of a TokenRequest for the service account in r.Old
 	// (serviceaccounts/token). Nil: 501.
 	IssueToken func(ctx context.Context, r *admit.Request, tr *authenticationv1.TokenRequest) error

@@ -167,21 +167,6 @@ func (s *Server) createManaged(ctx context.Context, c *call, obj kind.Object, o 
 		// Signers trust this: only the server says who asked.
 		csr.Spec.Username, csr.Spec.UID, csr.Spec.Groups, csr.Spec.Extra = requestedBy(c.user)
 	}
-	undo := func() {}
-	if s.cfg.ServiceIPs != nil && k == kind.Service {
-		if undo, err = s.cfg.ServiceIPs(ctx, r); err != nil {
-			return nil, err
-		}
-		if undo == nil {
-			undo = func() {}
-		}
-	}
-	done := false
-	defer func() {
-		if !done {
-			undo()
-		}
-	}()
 	if k.Validate != nil {
 		if errs := k.Validate(obj); len(errs) > 0 {
 			s.abandon(r)
@@ -211,7 +196,6 @@ func (s *Server) createManaged(ctx context.Context, c *call, obj kind.Object, o 
 	for try := 0; ; try++ {
 		err = s.put(ctx, c, obj, store.Absent)
 		if err == nil {
-			done = true
 			return served(c.kind, obj)
 		}
 		if errors.Is(err, store.ErrExists) && generated && try < 7 {
@@ -368,20 +352,6 @@ func (s *Server) modifyOnce(ctx context.Context, c *call, ch change, r *admit.Re
 		}
 		r.Object = obj
 	}
-	undo := func() {}
-	if s.cfg.ServiceIPs != nil && k == kind.Service && c.sub == "" {
-		if undo, err = s.cfg.ServiceIPs(ctx, r); err != nil {
-			return nil, false, err
-		}
-		if undo == nil {
-			undo = func() {}
-		}
-	}
-	defer func() {
-		if err != nil || !written {
-			undo()
-		}
-	}()
 	if ch.door != nil && ch.door.ValidateUpdate != nil {
 		if errs := ch.door.ValidateUpdate(obj, old); len(errs) > 0 {
 			s.abandon(r)
