@@ -100,7 +100,7 @@ func (g *agent) listed() {
 	}
 	g.adopted = true
 	for _, b := range slices.Clone(g.m.boxes) {
-		if g.workers[b.uid] == nil {
+		if g.workers[b.uid] == nil && g.w.plant != "leak" {
 			g.m.remove(b.uid)
 		}
 	}

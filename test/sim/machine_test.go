@@ -74,6 +74,9 @@ func (m *machine) powerOff() {
 const addresses = 250
 
 func (m *machine) address() string {
+	if m.w.plant == "address" && m.lastIP > 0 {
+		return fmt.Sprintf("10.1.%d.1", m.number)
+	}
 	for range addresses {
 		m.lastIP = m.lastIP%addresses + 1
 		ip := fmt.Sprintf("10.1.%d.%d", m.number, m.lastIP)

@@ -71,6 +71,9 @@ type pollStore struct {
 }
 
 func (p *pollStore) Put(ctx context.Context, key string, value []byte, o store.PutOptions) (store.KV, error) {
+	if p.s.w.plant == "unsynced" {
+		o.Class = store.Buffered
+	}
 	kv, err := p.Store.Put(ctx, key, value, o)
 	if err == nil {
 		p.s.w.stats.writes++
@@ -279,6 +282,11 @@ func (s *server) do(part int, a act.Action) (int64, error) {
 		return 0, err
 	}
 	o, err := control.Do(bg, s.clients[part], a, s.record)
+	if c, ok := a.(act.Create); ok && s.w.plant == "doubled" && c.Kind == kind.Pod {
+		more := c.Object.DeepCopyObject().(kind.Object)
+		more.SetName(more.GetName() + "x")
+		control.Do(bg, s.clients[part], act.Create{Kind: c.Kind, Object: more}, s.record)
+	}
 	if _, isEvent := a.(act.Event); !isEvent {
 		s.actor.Logf("%s%s", a, errorText(err))
 	}

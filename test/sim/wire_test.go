@@ -205,7 +205,9 @@ func (g *agent) frame(f frame) {
 		if f.revision < g.at {
 			g.w.fail("the watch of %s went back from revision %d to %d", g.m.name, g.at, f.revision)
 		}
-		g.at = f.revision
+		if g.at = f.revision; g.w.plant == "back" && len(f.pods) > 0 {
+			g.at = f.pods[0].Generation
+		}
 		seen := map[string]bool{}
 		for _, p := range f.pods {
 			seen[string(p.UID)] = true

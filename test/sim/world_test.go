@@ -18,21 +18,21 @@ type world struct {
 	server *server // nil while it is down
 	nodes  []*machine
 	stormy bool
+	plant  string // a mistake that the invariants must find
 
 	// What invariants remember, over all lives of the server.
-	revision int64                     // newest that any view has shown
-	acked    map[string]int64          // key → revision of the newest synced write that was acknowledged
-	homes    map[types.UID]string      // pod → node that it was bound to
-	boxes    map[types.UID]string      // pod → machine that has a sandbox of it
-	sizes    map[types.UID][]sizeAt    // workload → how many pods it was to have, lately
-	starting map[string]map[string]int // of containers that run: machine → pod/name → how many
+	revision int64                  // newest that any view has shown
+	acked    map[string]int64       // key → revision of the newest synced write that was acknowledged
+	homes    map[types.UID]string   // pod → node that it was bound to
+	boxes    map[types.UID]string   // pod → machine that has a sandbox of it
+	sizes    map[types.UID][]sizeAt // workload → how many pods it was to have, lately
 
 	stats stats
 	why   map[string]int // answers other than yes
 }
 
 type stats struct {
-	writes, plans, actions, refused, binds, preempted, sandboxes, restarts, relists int
+	writes, plans, actions, refused, binds, preempted, sandboxes, relists int
 }
 
 // sizeAt is how many a workload was to have from an instant on.
@@ -44,7 +44,7 @@ type sizeAt struct {
 const machines = 4
 
 func newWorld(seed uint64) *world {
-	w := &world{Sim: sim.New(seed), acked: map[string]int64{}, homes: map[types.UID]string{}, boxes: map[types.UID]string{}, sizes: map[types.UID][]sizeAt{}, starting: map[string]map[string]int{}}
+	w := &world{Sim: sim.New(seed), acked: map[string]int64{}, homes: map[types.UID]string{}, boxes: map[types.UID]string{}, sizes: map[types.UID][]sizeAt{}}
 	w.Add("server", w.startServer)
 	for i := range machines {
 		m := newMachine(w, fmt.Sprintf("node-%d", i+1), i+1)
