@@ -46,9 +46,16 @@ func Of(k *kind.Kind, o kind.Object) corev1.ResourceList {
 		switch o.Spec.Type {
 		case corev1.ServiceTypeLoadBalancer:
 			out[corev1.ResourceServicesLoadBalancers] = one
-			if o.Spec.AllocateLoadBalancerNodePorts == nil || *o.Spec.AllocateLoadBalancerNodePorts {
-				out[corev1.ResourceServicesNodePorts] = *resource.NewQuantity(int64(len(o.Spec.Ports)), resource.DecimalSI)
+			ports := len(o.Spec.Ports)
+			if a := o.Spec.AllocateLoadBalancerNodePorts; a != nil && !*a {
+				ports = 0 // but those that were named
+				for i := range o.Spec.Ports {
+					if o.Spec.Ports[i].NodePort != 0 {
+						ports++
+					}
+				}
 			}
+			out[corev1.ResourceServicesNodePorts] = *resource.NewQuantity(int64(ports), resource.DecimalSI)
 		case corev1.ServiceTypeNodePort:
 			out[corev1.ResourceServicesNodePorts] = *resource.NewQuantity(int64(len(o.Spec.Ports)), resource.DecimalSI)
 		}
@@ -64,9 +71,13 @@ func Of(k *kind.Kind, o kind.Object) corev1.ResourceList {
 		out[corev1.ResourcePersistentVolumeClaims] = one
 		size := o.Spec.Resources.Requests[corev1.ResourceStorage]
 		out[corev1.ResourceRequestsStorage] = size
-		if c := o.Spec.StorageClassName; c != nil && *c != "" {
-			out[corev1.ResourceName(*c+".storageclass.storage.k8s.io/requests.storage")] = size
-			out[corev1.ResourceName(*c+".storageclass.storage.k8s.io/persistentvolumeclaims")] = one
+		class := o.Annotations[corev1.BetaStorageClassAnnotation]
+		if c := o.Spec.StorageClassName; class == "" && c != nil {
+			class = *c
+		}
+		if class != "" {
+			out[corev1.ResourceName(class+".storageclass.storage.k8s.io/requests.storage")] = size
+			out[corev1.ResourceName(class+".storageclass.storage.k8s.io/persistentvolumeclaims")] = one
 		}
 	}
 	return out
@@ -160,12 +171,21 @@ func Matches(q *corev1.ResourceQuota, k *kind.Kind, o kind.Object) bool {
 	if len(wanted) == 0 {
 		return true
 	}
-	p, ok := o.(*corev1.Pod)
-	if !ok {
-		return false
-	}
 	for _, w := range wanted {
-		if !scope(w, p) {
+		switch o := o.(type) {
+		case *corev1.Pod:
+			if !scope(w, o) {
+				return false
+			}
+		case *corev1.PersistentVolumeClaim:
+			class := ""
+			if c := o.Spec.VolumeAttributesClassName; c != nil {
+				class = *c
+			}
+			if w.ScopeName != corev1.ResourceQuotaScopeVolumeAttributesClass || !selects(w, class) {
+				return false
+			}
+		default:
 			return false
 		}
 	}
@@ -184,18 +204,23 @@ func scope(w corev1.ScopedResourceSelectorRequirement, p *corev1.Pod) bool {
 	case corev1.ResourceQuotaScopeNotBestEffort:
 		return !BestEffort(p)
 	case corev1.ResourceQuotaScopePriorityClass:
-		switch w.Operator {
-		case corev1.ScopeSelectorOpExists:
-			return p.Spec.PriorityClassName != ""
-		case corev1.ScopeSelectorOpDoesNotExist:
-			return p.Spec.PriorityClassName == ""
-		case corev1.ScopeSelectorOpIn:
-			return slices.Contains(w.Values, p.Spec.PriorityClassName)
-		case corev1.ScopeSelectorOpNotIn:
-			return !slices.Contains(w.Values, p.Spec.PriorityClassName)
-		}
+		return selects(w, p.Spec.PriorityClassName)
 	case corev1.ResourceQuotaScopeCrossNamespacePodAffinity:
 		return crossNamespace(p)
+	}
+	return false
+}
+
+func selects(w corev1.ScopedResourceSelectorRequirement, name string) bool {
+	switch w.Operator {
+	case corev1.ScopeSelectorOpExists:
+		return name != ""
+	case corev1.ScopeSelectorOpDoesNotExist:
+		return name == ""
+	case corev1.ScopeSelectorOpIn:
+		return slices.Contains(w.Values, name)
+	case corev1.ScopeSelectorOpNotIn:
+		return !slices.Contains(w.Values, name)
 	}
 	return false
 }
