@@ -476,13 +476,14 @@ func (a *Agent) engineEvent(e *runtimeapi.ContainerEventResponse) {
 	if w == nil {
 		return
 	}
+	if sandbox.State == runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
+		w.sandboxLost(sandbox.Id, e.ContainersStatuses)
+		return
+	}
 	for _, c := range e.ContainersStatuses {
 		if c.State == runtimeapi.ContainerState_CONTAINER_EXITED {
 			w.exited(c)
 		}
-	}
-	if sandbox.State == runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
-		w.post(pod.SandboxLost{ID: sandbox.Id})
 	}
 }
 
@@ -507,8 +508,12 @@ func (a *Agent) reconcile(ctx context.Context) {
 		return
 	}
 	for _, s := range boxes.Items {
-		if w := a.worker(types.UID(s.Labels[labelPodUID])); w != nil && s.State == runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
-			w.post(pod.SandboxLost{ID: s.Id})
+		w := a.worker(types.UID(s.Labels[labelPodUID]))
+		if w == nil || s.State != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
+			continue
+		}
+		if st, err := a.cfg.Engine.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: s.Id}); err == nil {
+			w.sandboxLost(s.Id, st.ContainersStatuses)
 		}
 	}
 }

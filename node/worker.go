@@ -459,6 +459,22 @@ func (w *worker) stop(ctx context.Context, f pod.StopContainer) pod.Event {
 		Message: "The container could not be located when the pod was terminated", FinishedAt: w.a.clock.Now()}
 }
 
+// sandboxLost posts the end of a sandbox and of all that was in it, in one event, so
+// that nothing is started again in what is gone. While something still ends there,
+// the next event says more.
+func (w *worker) sandboxLost(id string, containers []*runtimeapi.ContainerStatus) {
+	lost := pod.SandboxLost{ID: id}
+	for _, c := range containers {
+		switch c.State {
+		case runtimeapi.ContainerState_CONTAINER_RUNNING:
+			return
+		case runtimeapi.ContainerState_CONTAINER_EXITED:
+			lost.Exits = append(lost.Exits, w.exitEvent(c).(pod.Exited))
+		}
+	}
+	w.post(lost)
+}
+
 // exited posts the end of a container that the engine reported.
 func (w *worker) exited(c *runtimeapi.ContainerStatus) { w.post(w.exitEvent(c)) }
 

@@ -57,8 +57,12 @@ type SandboxUp struct {
 	Err string
 }
 
-// SandboxLost says that the sandbox with ID is dead though nobody stopped it.
-type SandboxLost struct{ ID string }
+// SandboxLost says that the sandbox with ID is dead though nobody stopped it, and
+// how its containers ended.
+type SandboxLost struct {
+	ID    string
+	Exits []Exited
+}
 
 // Pulled ends PullImage. Reason is empty on success, otherwise the waiting
 // reason (ErrImagePull, ErrImageNeverPull, InvalidImageName, ImageInspectError,

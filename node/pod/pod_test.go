@@ -192,7 +192,13 @@ func parse(t *testing.T, p **corev1.Pod, words []string, now time.Time) Event {
 		}
 		return up
 	case "sandbox-lost":
-		return SandboxLost{arg["id"]}
+		lost := SandboxLost{ID: arg["id"]}
+		if c := arg["exit"]; c != "" { // container:id:code
+			f := strings.Split(c, ":")
+			code, _ := strconv.Atoi(f[2])
+			lost.Exits = []Exited{{Container: f[0], ID: f[1], ExitCode: int32(code), Reason: "Unknown", FinishedAt: now}}
+		}
+		return lost
 	case "pulled":
 		return Pulled{Container: name, ImageID: "sha256:1", Reason: arg["reason"], Message: arg["message"]}
 	case "launched":
@@ -390,7 +396,7 @@ func wander(t *testing.T, r *rand.Rand, seen map[string]map[Stage]bool, strict b
 			if r.Intn(3) != 0 {
 				continue
 			}
-			e = SandboxLost{s.Sandbox.ID}
+			e = SandboxLost{ID: s.Sandbox.ID}
 		case 12, 13:
 			reason := ""
 			if fail != "" {

@@ -96,7 +96,7 @@ func (m *machine) handle(e Event) {
 		}
 		m.Sandbox.ID, m.Sandbox.IPs = e.ID, e.IPs
 	case SandboxLost:
-		m.sandboxLost(e.ID)
+		m.sandboxLost(e)
 	case Pulled:
 		m.pulled(e)
 	case Launched:
@@ -369,8 +369,11 @@ func (m *machine) isPublishedReady() bool {
 	return false
 }
 
-func (m *machine) sandboxLost(id string) {
-	if id != m.Sandbox.ID || id == "" || m.Stage > Stopping {
+func (m *machine) sandboxLost(e SandboxLost) {
+	for _, x := range e.Exits {
+		m.exited(x)
+	}
+	if e.ID != m.Sandbox.ID || e.ID == "" || m.Stage > Stopping {
 		return
 	}
 	for i := range m.Containers {
