@@ -153,7 +153,7 @@ func up(ctx context.Context, out io.Writer, cl cluster.Cluster, s cluster.Settin
 	}
 	log, err := os.OpenFile(cl.Path("proa.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
-		return fmt.Errorf("open the log: %w", err)
+		return fmt.Errorf("open the log: %w; choose another directory with --data-dir", err)
 	}
 	defer log.Close()
 	settled, err := json.Marshal(s)

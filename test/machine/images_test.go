@@ -39,6 +39,7 @@ func buildImages() (string, error) {
 		return "", err
 	}
 	args := []string{"-o", filepath.Join(dir, "busybox.tar"), "-name", "proa/busybox:1", "-file", busybox + ":/bin/busybox:755",
+		"-file", web + ":/bin/web:755", // busybox's own wget, static against glibc, crashes in an image without glibc
 		"-dir", "/tmp:1777", "-dir", "/root:700", "-dir", "/etc", "-cmd", "sh", "-env", "FROM_IMAGE=yes"}
 	for _, a := range strings.Fields(string(applets)) {
 		if a != "busybox" {

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"fmt"
+	"io"
 	"log"
 	"net/http"
 	"net/http/httptest"
@@ -23,7 +24,7 @@ import (
 // mirror: pulled, refused with the registry's own words, and with credentials.
 func TestRegistry(t *testing.T) {
 	t.Parallel()
-	open := registry.New(registry.Logger(log.New(os.Stderr, "", 0)), registry.WithReferrersSupport(false))
+	open := registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithReferrersSupport(false))
 	pulls := 0
 	reg := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.Contains(r.URL.Path, "/private/") {
@@ -51,7 +52,7 @@ func TestRegistry(t *testing.T) {
 		}
 	}
 	config := filepath.Join(scratch, "registry.yaml")
-	os.WriteFile(config, []byte(fmt.Sprintf("mirrors:\n  docker.io: [{endpoint: %q, insecure: true}]\n  harbour.test: [{endpoint: %q, insecure: true}]\n", reg.URL, reg.URL)), 0o644)
+	os.WriteFile(config, []byte(fmt.Sprintf("mirrors:\n  docker.io: [{endpoint: %q, insecure: true}]\n", reg.URL)), 0o644)
 	b := newBox(t, "registry", "--config", config)
 	b.up(t)
 
@@ -82,13 +83,13 @@ func TestRegistry(t *testing.T) {
 	mustHold(t, message, "nothing:7", "NAME_UNKNOWN")
 	mustHold(t, events, "Failed", `Back-off pulling image "library/nothing:7"`, "ErrImagePull", "ImagePullBackOff")
 
-	b.kubectl(t, "", "run", "locked", "--image=harbour.test/private/tool:1", "--", "sleep", "1000")
+	b.kubectl(t, "", "run", "locked", "--image="+host+"/private/tool:1", "--", "sleep", "1000")
 	b.waitPod(t, "default", "locked", "refused", func(p *corev1.Pod) bool {
 		s := p.Status.ContainerStatuses
 		return len(s) == 1 && s[0].State.Waiting != nil && strings.Contains(s[0].State.Waiting.Reason, "ImagePull")
 	})
-	b.kubectl(t, "", "create", "secret", "docker-registry", "key", "--docker-server=harbour.test", "--docker-username=captain", "--docker-password=ahoy")
-	b.kubectl(t, "", "run", "opened", "--image=harbour.test/private/tool:1", `--overrides={"spec":{"imagePullSecrets":[{"name":"key"}]}}`, "--", "sleep", "1000")
+	b.kubectl(t, "", "create", "secret", "docker-registry", "key", "--docker-server="+host, "--docker-username=captain", "--docker-password=ahoy")
+	b.kubectl(t, "", "run", "opened", "--image="+host+"/private/tool:1", `--overrides={"spec":{"imagePullSecrets":[{"name":"key"}]}}`, "--", "sleep", "1000")
 	b.waitReady(t, "default", "opened")
 
 	never := b.tryKubectl("", "run", "never", "--image=proa/not-here:1", "--image-pull-policy=Never", "--", "true")

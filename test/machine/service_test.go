@@ -3,7 +3,6 @@ package machine
 import (
 	"fmt"
 	"net"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -118,11 +117,11 @@ spec: {terminationGracePeriodSeconds: 1, containers: [{name: c, image: "proa/bus
 	// From a pod, by every name.
 	domain := ns + ".svc.cluster.local"
 	for _, name := range []string{"web", "web." + ns, "web." + ns + ".svc", "web." + domain, "elsewhere", ip} {
-		if out := sh("wget -qO- -T 5 http://" + name + "/"); !strings.Contains(out, `"version":"v1"`) {
+		if out := sh("web get http://" + name + "/"); !strings.Contains(out, `"version":"v1"`) {
 			t.Errorf("from a pod: %s: %s", name, out)
 		}
 	}
-	if out := sh("wget -qO- -T 5 http://" + net.JoinHostPort(node, port) + "/"); !strings.Contains(out, `"version":"v1"`) {
+	if out := sh("web get http://" + net.JoinHostPort(node, port) + "/"); !strings.Contains(out, `"version":"v1"`) {
 		t.Errorf("a node port from a pod: %s", out)
 	}
 	mustHold(t, sh("nslookup web."+domain), ip)
@@ -155,7 +154,7 @@ spec: {selector: {app: alone}, ports: [{port: 80, targetPort: 8080}]}
 `)
 	b.waitReady(t, ns, "alone")
 	wait(t, 20*time.Second, "a pod that reaches itself", func() error {
-		out := b.tryKubectl(ns, "exec", "alone", "-c", "sh", "--", "wget", "-qO-", "-T", "5", "http://alone/")
+		out := b.tryKubectl(ns, "exec", "alone", "-c", "sh", "--", "web", "get", "http://alone/")
 		if !strings.Contains(out.out, `"pod":"alone"`) {
 			return fmt.Errorf("%s", out)
 		}
@@ -251,5 +250,4 @@ func TestAnonymous(t *testing.T) {
 			t.Errorf("the node's port, %s without credentials: %q", path, r.out)
 		}
 	}
-	_ = http.StatusOK
 }

@@ -2,6 +2,7 @@
 // that says who it is, and the load generator for use inside a pod.
 //
 //	web [-listen :8080] [-grace 10s]    serve; the version is $VERSION
+//	web get URL                         print an answer
 //	web load -url U -requests N ...     send requests, print the counts as JSON
 //
 // The server ends as every ordinary server does: on SIGTERM it stops accepting,
@@ -14,6 +15,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -27,9 +29,12 @@ import (
 
 func main() {
 	var err error
-	if len(os.Args) > 1 && os.Args[1] == "load" {
+	switch {
+	case len(os.Args) > 1 && os.Args[1] == "load":
 		err = send(os.Args[2:])
-	} else {
+	case len(os.Args) > 2 && os.Args[1] == "get":
+		err = get(os.Args[2])
+	default:
 		err = serve(os.Args[1:])
 	}
 	if err != nil {
@@ -51,6 +56,16 @@ func send(args []string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), *most)
 	defer cancel()
 	return json.NewEncoder(os.Stdout).Encode(load.Run(ctx, c))
+}
+
+func get(url string) error {
+	res, err := (&http.Client{Timeout: 5 * time.Second}).Get(url)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	_, err = io.Copy(os.Stdout, res.Body)
+	return err
 }
 
 func serve(args []string) error {
