@@ -182,7 +182,7 @@ func knock(ctx context.Context, cl cluster.Cluster, method, path string, body io
 	for {
 		var l line
 		if err := dec.Decode(&l); errors.Is(err, io.EOF) {
-			return fmt.Errorf("reach cluster %q: the connection ended early; see %s", cl.Name, cl.Path("proa.log"))
+			return fmt.Errorf("reach cluster %q: the connection ended early (%w); see %s", cl.Name, io.ErrUnexpectedEOF, cl.Path("proa.log"))
 		} else if err != nil {
 			return fmt.Errorf("reach cluster %q: %w", cl.Name, err)
 		}
