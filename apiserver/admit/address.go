@@ -176,8 +176,13 @@ func (a *Addresses) assign(_ context.Context, r *Request) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.sync(r.Now)
+	wrong := kind.Service.Validate
 	if old != nil {
 		keep(svc, old)
+		wrong = func(o kind.Object) field.ErrorList { return kind.Service.ValidateUpdate(o, old) }
+	}
+	if len(wrong(svc)) > 0 {
+		return nil // nothing is given to a Service that validation refuses, with all its problems at once
 	}
 	busy := a.taken(svc.UID)
 	if err := a.families(svc); err != nil {

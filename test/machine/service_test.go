@@ -149,12 +149,12 @@ spec:
 ---
 apiVersion: v1
 kind: Service
-metadata: {name: alone}
+metadata: {name: mirror}
 spec: {selector: {app: alone}, ports: [{port: 80, targetPort: 8080}]}
 `)
 	b.waitReady(t, ns, "alone")
 	wait(t, 20*time.Second, "a pod that reaches itself", func() error {
-		out := b.tryKubectl(ns, "exec", "alone", "-c", "sh", "--", "web", "get", "http://alone/")
+		out := b.tryKubectl(ns, "exec", "alone", "-c", "sh", "--", "web", "get", "http://mirror/")
 		if !strings.Contains(out.out, `"pod":"alone"`) {
 			return fmt.Errorf("%s", out)
 		}
