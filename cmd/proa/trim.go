@@ -63,6 +63,7 @@ func (t *trimmer) Run(ctx context.Context) error {
 	timer := t.clock.NewTimer(trimEvery)
 	defer timer.Stop()
 	metrics.Read(t.samples)
+	t.last = t.samples[0].Value.Uint64()
 	t.pace()
 	for {
 		select {

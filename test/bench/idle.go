@@ -12,7 +12,7 @@ import (
 )
 
 // settle is how long a cluster rests before its idleness is measured.
-const settle = 10 * time.Second
+const settle = 15 * time.Second
 
 // samplePods is as many as the sample application has.
 const samplePods = 6

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -27,6 +28,17 @@ type result struct {
 	At      time.Time `json:"at"`
 	Load    string    `json:"load"` // the machine's load average at the end
 	Figures []Figure  `json:"figures"`
+}
+
+// isBusy: over the last quarter of an hour more wanted to run than cores and this
+// measurement explain.
+func (r result) isBusy() bool {
+	f := strings.Fields(r.Load)
+	if len(f) != 3 {
+		return false
+	}
+	n, err := strconv.ParseFloat(f[2], 64)
+	return err == nil && n > 2.5*float64(runtime.NumCPU())
 }
 
 func readState(path string) (*results, error) {
@@ -97,7 +109,11 @@ func writePage(path string, r *results, o options) error {
 		if !ok {
 			continue
 		}
-		fmt.Fprintf(&b, "\n## %s\n\nMeasured %s, load average %s.\n\n", x.title, got.At.Format("2006-01-02 15:04 MST"), got.Load)
+		fmt.Fprintf(&b, "\n## %s\n\nMeasured %s, load average %s.", x.title, got.At.Format("2006-01-02 15:04 MST"), got.Load)
+		if got.isBusy() {
+			b.WriteString(" **The machine was busy with other work**: rates are lower and times longer than on a quiet one; CPU per operation says more.")
+		}
+		b.WriteString("\n\n")
 		b.WriteString("| figure | measured (min–max) | budget now | goal | | CPU: server / load | how |\n|---|---|---|---|---|---|---|\n")
 		for _, f := range got.Figures {
 			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s |\n", f.Name, f.measured(), f.limit(f.Budget), f.limit(f.Goal), f.verdict(), f.cpu(), f.How)
