@@ -176,23 +176,18 @@ func (a *Addresses) assign(_ context.Context, r *Request) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.sync(r.Now)
-	wrong := kind.Service.Validate
 	if old != nil {
 		keep(svc, old)
-		wrong = func(o kind.Object) field.ErrorList { return kind.Service.ValidateUpdate(o, old) }
-	}
-	if len(wrong(svc)) > 0 {
-		return nil // nothing is given to a Service that validation refuses, with all its problems at once
 	}
 	busy := a.taken(svc.UID)
-	if err := a.families(svc); err != nil {
-		return err
-	}
-	if err := a.assignIP(svc, busy); err != nil {
-		return err
-	}
-	if err := a.assignPorts(svc, busy); err != nil {
-		return err
+	for _, step := range []func() error{
+		func() error { return a.families(svc) },
+		func() error { return a.assignIP(svc, busy) },
+		func() error { return a.assignPorts(svc, busy) },
+	} {
+		if err := step(); err != nil {
+			return withOthers(err, svc, old)
+		}
 	}
 	if !r.DryRun {
 		if a.promised == nil {
@@ -208,8 +203,27 @@ func (a *Addresses) assign(_ context.Context, r *Request) error {
 	return nil
 }
 
-func invalidService(svc *corev1.Service, p *field.Path, value any, why string) error {
-	return apierrors.NewInvalid(kind.Service.GVK().GroupKind(), svc.Name, field.ErrorList{field.Invalid(p, value, why)})
+func invalidService(_ *corev1.Service, p *field.Path, value any, why string) error {
+	return &refusal{field.Invalid(p, value, why)}
+}
+
+// refusal is one reason why a Service cannot have what it asks for.
+type refusal struct{ *field.Error }
+
+// withOthers puts what validation would say beside a refusal: all problems are
+// told at once.
+func withOthers(err error, svc, old *corev1.Service) error {
+	r, ok := err.(*refusal)
+	if !ok {
+		return err
+	}
+	var all field.ErrorList
+	if old != nil {
+		all = kind.Service.ValidateUpdate(svc, old)
+	} else {
+		all = kind.Service.Validate(svc)
+	}
+	return apierrors.NewInvalid(kind.Service.GVK().GroupKind(), svc.Name, append(all, r.Error))
 }
 
 // families fills in IPv4 alone; a Service without a selector and without an
