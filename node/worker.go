@@ -42,6 +42,8 @@ type worker struct {
 	early  context.Context // ends when the pod starts to end: pulls, mounts
 	hurry  context.CancelFunc
 	resync env.Timer // next Refresh of volumes for a token
+	took   []any     // of the steps of the start, for the log; owned by run
+	since  time.Time // the step before
 	stale  chan bool
 
 	statusMu   sync.Mutex
@@ -133,6 +135,7 @@ func (w *worker) run(ctx context.Context) {
 			w.refreshVolumes(ctx)
 		}
 		for _, e := range events {
+			w.clockStep(e)
 			before := w.state.Load()
 			s, effects := pod.Step(*before, e, w.a.clock.Now())
 			w.state.Store(&s)
@@ -160,6 +163,40 @@ func (w *worker) run(ctx context.Context) {
 				w.a.forgetFiles(s.Pod)
 				return
 			}
+		}
+	}
+}
+
+// clockStep keeps how long each step of a start took, and logs them when the last
+// container of a pod has come up.
+func (w *worker) clockStep(e pod.Event) {
+	step := ""
+	switch e := e.(type) {
+	case pod.Admitted:
+		w.since = w.a.clock.Now()
+		w.took = append(w.took[:0], "pod", w.namespace+"/"+w.name)
+		return
+	case pod.Mounted:
+		step = "volumes"
+	case pod.SandboxUp:
+		step = "sandbox"
+	case pod.Pulled:
+		step = "image " + e.Container
+	case pod.Launched:
+		step = "start " + e.Container
+	default:
+		return
+	}
+	if w.took == nil {
+		return
+	}
+	now := w.a.clock.Now()
+	w.took = append(w.took, step, now.Sub(w.since))
+	w.since = now
+	if l, ok := e.(pod.Launched); ok {
+		if c := w.pod().Spec.Containers; l.Container == c[len(c)-1].Name {
+			w.a.log.Debug("pod start", w.took...)
+			w.took = nil
 		}
 	}
 }
@@ -583,8 +620,10 @@ func (w *worker) writeStatuses(ctx context.Context) {
 			return
 		}
 		w.statusMu.Unlock()
+		began := w.a.clock.Now()
 		err := w.writeStatus(ctx, s)
 		if err == nil {
+			w.a.log.Debug("pod status written", "pod", w.namespace+"/"+w.name, "took", w.a.clock.Now().Sub(began))
 			pause = 50 * time.Millisecond
 			continue
 		}
