@@ -208,7 +208,9 @@ func invalidService(_ *corev1.Service, p *field.Path, value any, why string) err
 }
 
 // refusal is one reason why a Service cannot have what it asks for.
-type refusal struct{ *field.Error }
+type refusal struct{ why *field.Error }
+
+func (r *refusal) Error() string { return r.why.Error() }
 
 // withOthers puts what validation would say beside a refusal: all problems are
 // told at once.
@@ -223,7 +225,7 @@ func withOthers(err error, svc, old *corev1.Service) error {
 	} else {
 		all = kind.Service.Validate(svc)
 	}
-	return apierrors.NewInvalid(kind.Service.GVK().GroupKind(), svc.Name, append(all, r.Error))
+	return apierrors.NewInvalid(kind.Service.GVK().GroupKind(), svc.Name, append(all, r.why))
 }
 
 // families fills in IPv4 alone; a Service without a selector and without an
