@@ -219,11 +219,16 @@ func withOthers(err error, svc, old *corev1.Service) error {
 	if !ok {
 		return err
 	}
+	// What was not assigned because of the refusal is no problem of its own.
+	whole := svc.DeepCopy()
+	if ip := whole.Spec.ClusterIP; ip != "" && len(whole.Spec.ClusterIPs) == 0 {
+		whole.Spec.ClusterIPs = []string{ip}
+	}
 	var all field.ErrorList
 	if old != nil {
-		all = kind.Service.ValidateUpdate(svc, old)
+		all = kind.Service.ValidateUpdate(whole, old)
 	} else {
-		all = kind.Service.Validate(svc)
+		all = kind.Service.Validate(whole)
 	}
 	return apierrors.NewInvalid(kind.Service.GVK().GroupKind(), svc.Name, append(all, r.why))
 }

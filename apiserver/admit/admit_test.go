@@ -677,6 +677,7 @@ func service(name string, change func(*corev1.Service)) *corev1.Service {
 	if change != nil {
 		change(s)
 	}
+	kind.Service.Default(s)
 	return s
 }
 
