@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -49,6 +50,17 @@ func enter() error {
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("keep mounts private: %w", err)
+	}
+	// What others have mounted there is theirs, and ends when they like.
+	data, err := os.ReadFile("/proc/thread-self/mountinfo")
+	if err != nil {
+		return err
+	}
+	lines := strings.Split(string(data), "\n")
+	for i := len(lines) - 1; i >= 0; i-- {
+		if f := strings.Fields(lines[i]); len(f) > 4 && (strings.HasPrefix(f[4], "/run/") || strings.HasPrefix(f[4], "/var/") || strings.HasPrefix(f[4], "/tmp/")) {
+			unix.Unmount(f[4], unix.MNT_DETACH)
+		}
 	}
 	for _, d := range []string{"/run", "/var/lib/proa"} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
