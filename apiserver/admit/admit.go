@@ -28,7 +28,10 @@ const (
 
 // Request is one write on its way to the store.
 type Request struct {
-	Kind            *kind.Kind
+	Kind *kind.Kind
+	// Served is the row of the version that the client used; nil means Kind. Object
+	// and Old are always of Kind: its type, as it is stored.
+	Served          *kind.Kind
 	Sub             string // subresource; "" for the main door
 	Operation       Operation
 	User            auth.User
@@ -41,6 +44,10 @@ type Request struct {
 	Body   runtime.Object
 	DryRun bool
 	Delete *metav1.DeleteOptions
+	// Options are what the request was sent with: *metav1.CreateOptions,
+	// *metav1.UpdateOptions, *metav1.PatchOptions or *metav1.DeleteOptions; nil on a
+	// connect and where nothing was sent. Webhooks are told.
+	Options runtime.Object
 	// Now is the server's time of the request; Snapshot the newest state.
 	Now      time.Time
 	Snapshot view.Snapshot
