@@ -70,7 +70,7 @@ func TestX509(t *testing.T) {
 	jane := makeCert(t, ca, nil)
 	for range 2 { // verified, then remembered
 		u, ok, err := ask(jane)
-		if err != nil || !ok || u.Name != "jane" || !u.In("ops") || len(u.Groups) != 2 || !strings.HasPrefix(u.Extra[CredentialID][0], "X509SHA256=") {
+		if err != nil || !ok || u.Name != "jane" || !u.In("ops") || len(u.Groups) != 3 || !strings.HasPrefix(u.Extra[CredentialID][0], "X509SHA256=") {
 			t.Fatalf("%+v %v %v", u, ok, err)
 		}
 	}
@@ -109,15 +109,64 @@ func TestX509(t *testing.T) {
 		t.Error("a remembered certificate outlives its time")
 	}
 	now = clockZero
-	for n := range maxVerified + 5 {
-		x.verified[[32]byte{byte(n), byte(n >> 8)}] = span{}
-		if len(x.verified) >= maxVerified {
-			break
-		}
+	for len(x.verified) < maxVerified {
+		x.verified[new(x509.Certificate)] = known{}
 	}
 	ask(makeCert(t, ca, nil))
 	if len(x.verified) > maxVerified {
 		t.Errorf("%d remembered", len(x.verified))
+	}
+	// Another pool: what was verified under the first says nothing.
+	ask(jane)
+	swapped := x509.NewCertPool()
+	swapped.AddCert(other.cert)
+	x.Pool = func() *x509.CertPool { return swapped }
+	if u, ok, err := ask(jane); ok || err == nil {
+		t.Errorf("%q of a removed authority is still known", u.Name)
+	}
+	if _, ok, err := ask(makeCert(t, other, nil)); !ok || err != nil {
+		t.Errorf("the new authority: %v", err)
+	}
+	x.Pool = func() *x509.CertPool { return nil }
+	if _, ok, err := ask(jane); ok || err != nil {
+		t.Errorf("no authority: %v %v", ok, err)
+	}
+}
+
+func TestX509UID(t *testing.T) {
+	ca := makeCert(t, nil, isCA)
+	pool := x509.NewCertPool()
+	pool.AddCert(ca.cert)
+	x := &X509{Roots: pool, Now: func() time.Time { return clockZero }}
+	for _, c := range []struct {
+		uids []any
+		want string
+		bad  bool
+	}{{nil, "", false}, {[]any{"u-1"}, "u-1", false}, {[]any{"u-1", "u-2"}, "", true}, {[]any{""}, "", true}} {
+		leaf := makeCert(t, ca, func(x *x509.Certificate) {
+			for _, u := range c.uids {
+				x.Subject.ExtraNames = append(x.Subject.ExtraNames, pkix.AttributeTypeAndValue{Type: uidOID, Value: u})
+			}
+		})
+		u, ok, err := x.Authenticate(&http.Request{TLS: &tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf.cert}}})
+		if (err != nil) != c.bad || ok == c.bad || u.UID != c.want {
+			t.Errorf("%v: %q %v %v", c.uids, u.UID, ok, err)
+		}
+	}
+}
+
+func BenchmarkX509(b *testing.B) {
+	t := new(testing.T)
+	ca := makeCert(t, nil, isCA)
+	pool := x509.NewCertPool()
+	pool.AddCert(ca.cert)
+	x := &X509{Roots: pool, Now: func() time.Time { return clockZero }}
+	r := &http.Request{TLS: &tls.ConnectionState{PeerCertificates: []*x509.Certificate{makeCert(t, ca, nil).cert}}}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, ok, err := x.Authenticate(r); !ok || err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 
