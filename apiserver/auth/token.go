@@ -4,7 +4,10 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -30,21 +33,38 @@ import (
 	"proa.dev/view"
 )
 
-// ServiceAccountTokens issues and checks bound tokens: JSON web tokens signed
-// with ES256, with the claims of KEP-1205. A token is good while its signature,
-// time, audience and the objects that it is bound to (service account, pod, node,
-// secret, by UID) are.
+// ServiceAccountTokens issues and checks bound tokens: JSON web tokens with the
+// claims of KEP-1205, signed with RS256 or ES256/384/512 as the key is. A token is
+// good while its signature, time, audience and the objects that it is bound to
+// (service account, pod, node, secret, by UID) are. It also knows the legacy
+// tokens in Secrets of type kubernetes.io/service-account-token (legacy.go).
 type ServiceAccountTokens struct {
 	Issuer string
+	// AlsoIssuers are accepted besides: those of before a change of the issuer.
+	AlsoIssuers []string
 	// Audiences of the API server; tokens without an audience asked for get them.
 	Audiences []string
-	Key       *ecdsa.PrivateKey
-	Now       func() time.Time
-	Snapshot  func() view.Snapshot
-	NewID     func() string // jti
+	Key       crypto.Signer // RSA or ECDSA; nil: nothing is issued
+	// VerifyKeys check tokens besides Key's: the old ones during a rotation, or all of
+	// them where another process signs.
+	VerifyKeys []crypto.PublicKey
+	// JWKSURI in the discovery document; "": below the issuer.
+	JWKSURI  string
+	Now      func() time.Time
+	Snapshot func() view.Snapshot
+	NewID    func() string // jti
+	// MaxExpiration cuts longer lifetimes that are asked for; 0: none.
+	MaxExpiration time.Duration
+	// Extend makes the token of a pod for this API server good for a year, though the
+	// node renews it each hour: for old clients that read it once (Kubernetes docs,
+	// kube-apiserver, --service-account-extend-token-expiration).
+	Extend bool
+	// Stale, if set, is told of the use of a token that lives by Extend only.
+	Stale func(u User)
 
 	mu    sync.Mutex
 	cache map[[32]byte]*claims
+	keys  []verifier // made at first use
 }
 
 // Bounds of asked lifetimes (docs, "TokenRequest"): at least ten minutes, at most
@@ -53,9 +73,15 @@ const (
 	minTokenSeconds     = 600
 	maxTokenSeconds     = 1 << 32
 	defaultTokenSeconds = 3600
+	// warnSeconds is what nodes ask for a pod's token: an hour and something, so that
+	// it can be told from an hour that a person chose. extendedSeconds is a year.
+	warnSeconds, extendedSeconds = 3600 + 7, 365 * 24 * 3600
 	// leeway accepts clocks that jumped back a little.
 	leeway       = 10 * time.Second
 	maxCacheSize = 4096
+	// maxToken bounds what is parsed, in bytes; a token with hundreds of audiences is
+	// below it.
+	maxToken = 64 << 10
 )
 
 type ref struct {
@@ -75,6 +101,7 @@ type private struct {
 type claims struct {
 	jwt.Claims
 	Kubernetes private `json:"kubernetes.io"`
+	legacy
 }
 
 // Issue fills in tr for the account. Errors are apimachinery StatusErrors that
@@ -94,9 +121,15 @@ func (t *ServiceAccountTokens) Issue(sa *corev1.ServiceAccount, tr *authenticati
 	if seconds > maxTokenSeconds {
 		return invalid("may not specify a duration larger than 2^32 seconds")
 	}
+	if t.Key == nil {
+		return apierrors.NewInternalError(errors.New("no key for service account tokens is configured; set --service-account-signing-key-file"))
+	}
 	audiences := tr.Spec.Audiences
 	if len(audiences) == 0 {
 		audiences = t.Audiences
+	}
+	if t.MaxExpiration > 0 {
+		seconds = min(seconds, int64(t.MaxExpiration/time.Second))
 	}
 	now := t.Now()
 	c := claims{Claims: jwt.Claims{
@@ -147,17 +180,85 @@ func (t *ServiceAccountTokens) Issue(sa *corev1.ServiceAccount, tr *authenticati
 			c.Kubernetes.Node = r
 		}
 	}
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: t.Key, KeyID: KeyID(t.Key.Public())}}, nil)
+	expiry := c.Expiry.Time()
+	if t.Extend && c.Kubernetes.Pod != nil && seconds == warnSeconds && !slices.ContainsFunc(audiences, func(a string) bool { return !slices.Contains(t.Audiences, a) }) {
+		long := int64(extendedSeconds)
+		if t.MaxExpiration > 0 {
+			long = max(seconds, min(long, int64(t.MaxExpiration/time.Second)))
+		}
+		c.Expiry, c.Kubernetes.WarnAfter = jwt.NewNumericDate(now.Add(time.Duration(long)*time.Second)), jwt.NewNumericDate(expiry)
+	}
+	token, err := t.sign(c)
 	if err != nil {
-		return fmt.Errorf("sign token: %w", err)
+		return err
+	}
+	tr.Spec.Audiences, tr.Spec.ExpirationSeconds = audiences, &seconds
+	tr.Status = authenticationv1.TokenRequestStatus{Token: token, ExpirationTimestamp: metav1.NewTime(expiry)}
+	return nil
+}
+
+// sign any claims with Key.
+func (t *ServiceAccountTokens) sign(c any) (string, error) {
+	alg, err := algorithm(t.Key.Public())
+	if err != nil {
+		return "", fmt.Errorf("sign token: %w", err)
+	}
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: jose.JSONWebKey{Key: t.Key, KeyID: KeyID(t.Key.Public())}}, nil)
+	if err != nil {
+		return "", fmt.Errorf("sign token: %w", err)
 	}
 	token, err := jwt.Signed(signer).Claims(c).Serialize()
 	if err != nil {
-		return fmt.Errorf("sign token: %w", err)
+		return "", fmt.Errorf("sign token: %w", err)
 	}
-	tr.Spec.Audiences, tr.Spec.ExpirationSeconds = audiences, &seconds
-	tr.Status = authenticationv1.TokenRequestStatus{Token: token, ExpirationTimestamp: metav1.NewTime(c.Expiry.Time())}
-	return nil
+	return token, nil
+}
+
+// algorithm that upstream uses with a kind of key.
+func algorithm(pub crypto.PublicKey) (jose.SignatureAlgorithm, error) {
+	switch k := pub.(type) {
+	case *rsa.PublicKey:
+		return jose.RS256, nil
+	case *ecdsa.PublicKey:
+		switch k.Curve {
+		case elliptic.P256():
+			return jose.ES256, nil
+		case elliptic.P384():
+			return jose.ES384, nil
+		case elliptic.P521():
+			return jose.ES512, nil
+		}
+		return "", fmt.Errorf("elliptic curve %s: use P-256, P-384 or P-521", k.Params().Name)
+	}
+	return "", fmt.Errorf("key of type %T: use RSA or ECDSA", pub)
+}
+
+var tokenAlgorithms = []jose.SignatureAlgorithm{jose.RS256, jose.ES256, jose.ES384, jose.ES512}
+
+// verifier is one public key with the only algorithm that it is used with.
+type verifier struct {
+	id  string
+	alg jose.SignatureAlgorithm
+	key crypto.PublicKey
+}
+
+// verifiers are Key's and VerifyKeys, each once; t.mu is held.
+func (t *ServiceAccountTokens) verifiers() []verifier {
+	if t.keys != nil {
+		return t.keys
+	}
+	all := t.VerifyKeys
+	if t.Key != nil {
+		all = append([]crypto.PublicKey{t.Key.Public()}, all...)
+	}
+	for _, k := range all {
+		alg, err := algorithm(k)
+		id := KeyID(k)
+		if err == nil && !slices.ContainsFunc(t.keys, func(v verifier) bool { return v.id == id }) {
+			t.keys = append(t.keys, verifier{id, alg, k})
+		}
+	}
+	return t.keys
 }
 
 func scoped(k *kind.Kind, namespace string) string {
@@ -167,30 +268,49 @@ func scoped(k *kind.Kind, namespace string) string {
 	return namespace
 }
 
-// KeyID names a public key in token headers and the JWKS: a hash of it.
+// KeyID names a public key in token headers and the JWKS: a hash of its PKIX form.
 func KeyID(pub crypto.PublicKey) string {
-	jwk := jose.JSONWebKey{Key: pub}
-	sum, err := jwk.Thumbprint(crypto.SHA256)
+	der, err := x509.MarshalPKIXPublicKey(pub)
 	if err != nil {
 		return ""
 	}
-	return base64.RawURLEncoding.EncodeToString(sum)
+	sum := sha256.Sum256(der)
+	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// JWKS is the document at /openid/v1/jwks.
+// JWKS is the document at /openid/v1/jwks: every key whose tokens are good.
 func (t *ServiceAccountTokens) JWKS() ([]byte, error) {
-	pub := t.Key.Public()
-	return json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: pub, KeyID: KeyID(pub), Algorithm: string(jose.ES256), Use: "sig"}}})
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	set := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
+	for _, v := range t.verifiers() {
+		set.Keys = append(set.Keys, jose.JSONWebKey{Key: v.key, KeyID: v.id, Algorithm: string(v.alg), Use: "sig"})
+	}
+	return json.Marshal(set)
 }
 
 // Discovery is the document at /.well-known/openid-configuration.
 func (t *ServiceAccountTokens) Discovery() ([]byte, error) {
-	return json.Marshal(map[string]any{
-		"issuer": t.Issuer, "jwks_uri": strings.TrimSuffix(t.Issuer, "/") + "/openid/v1/jwks",
-		"response_types_supported":              []string{"id_token"},
-		"subject_types_supported":               []string{"public"},
-		"id_token_signing_alg_values_supported": []string{string(jose.ES256)},
-	})
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	algs := []string{}
+	for _, v := range t.verifiers() {
+		if !slices.Contains(algs, string(v.alg)) {
+			algs = append(algs, string(v.alg))
+		}
+	}
+	slices.Sort(algs)
+	jwks := t.JWKSURI
+	if jwks == "" {
+		jwks = strings.TrimSuffix(t.Issuer, "/") + "/openid/v1/jwks"
+	}
+	return json.Marshal(struct {
+		Issuer   string   `json:"issuer"`
+		JWKS     string   `json:"jwks_uri"`
+		Response []string `json:"response_types_supported"`
+		Subject  []string `json:"subject_types_supported"`
+		Algs     []string `json:"id_token_signing_alg_values_supported"`
+	}{t.Issuer, jwks, []string{"id_token"}, []string{"public"}, algs})
 }
 
 // AuthenticateToken implements TokenAuthenticator.
@@ -201,6 +321,9 @@ func (t *ServiceAccountTokens) AuthenticateToken(_ context.Context, token string
 	c, mine, err := t.parse(token)
 	if !mine || err != nil {
 		return User{}, nil, false, err
+	}
+	if c.Issuer == LegacyIssuer {
+		return t.legacyUser(token, c, audiences)
 	}
 	if len(audiences) == 0 {
 		audiences = t.Audiences
@@ -249,11 +372,15 @@ func (t *ServiceAccountTokens) AuthenticateToken(_ context.Context, token string
 			extra["authentication.kubernetes.io/node-uid"] = []string{string(k.Node.UID)}
 		}
 	}
-	return User{
+	u := User{
 		Name: c.Subject, UID: string(k.ServiceAccount.UID),
 		Groups: []string{ServiceAccounts, ServiceAccounts + ":" + k.Namespace},
 		Extra:  extra,
-	}, matched, true, nil
+	}
+	if k.WarnAfter != nil && now.After(k.WarnAfter.Time()) && t.Stale != nil {
+		t.Stale(u)
+	}
+	return u, matched, true, nil
 }
 
 // alive: present with the same UID, and not deleted for longer than a minute past
@@ -276,16 +403,35 @@ func (t *ServiceAccountTokens) parse(token string) (c *claims, mine bool, err er
 	if c != nil {
 		return c, true, nil
 	}
-	tok, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES256})
-	if err != nil {
+	if len(token) > maxToken {
+		return nil, false, nil
+	}
+	tok, err := jwt.ParseSigned(token, tokenAlgorithms)
+	if err != nil || len(tok.Headers) != 1 {
 		return nil, false, nil
 	}
 	c = new(claims)
-	if err := tok.UnsafeClaimsWithoutVerification(c); err != nil || c.Issuer != t.Issuer {
+	if err := tok.UnsafeClaimsWithoutVerification(c); err != nil || c.Issuer != LegacyIssuer && c.Issuer != t.Issuer && !slices.Contains(t.AlsoIssuers, c.Issuer) {
 		return nil, false, nil
 	}
-	if err := tok.Claims(t.Key.Public(), c); err != nil {
-		return nil, true, fmt.Errorf("invalid bearer token: %w", err)
+	t.mu.Lock()
+	keys := t.verifiers()
+	t.mu.Unlock()
+	head := tok.Headers[0]
+	good := false
+	for _, named := range []bool{true, false} { // the key of that name first; names are hints only
+		for _, v := range keys {
+			if (v.id == head.KeyID) == named && string(v.alg) == head.Algorithm && tok.Claims(v.key, c) == nil {
+				good = true
+				break
+			}
+		}
+		if good {
+			break
+		}
+	}
+	if !good {
+		return nil, true, errors.New("invalid bearer token: its signature is by none of the cluster's keys")
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
