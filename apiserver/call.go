@@ -248,16 +248,87 @@ func (s *Server) generateName(base string) string {
 // now is the time for objects: whole seconds, as the API shows them.
 func (s *Server) now() metav1.Time { return metav1.NewTime(s.clock.Now().Truncate(time.Second)) }
 
-// mutate runs the mutating half of admission.
+// mutate runs the mutating half of admission: all plugins, once more when one of
+// them asked for it, then those that run once.
 func (s *Server) mutate(ctx context.Context, r *admit.Request) error {
-	for _, p := range s.cfg.Admit {
-		if p.Mutate == nil {
-			continue
+	if err := s.mutateOnce(ctx, r); err != nil {
+		s.abandon(r)
+		return err
+	}
+	return nil
+}
+
+func (s *Server) mutateOnce(ctx context.Context, r *admit.Request) error {
+	before := r.Object
+	var uid types.UID
+	var created metav1.Time
+	if before != nil {
+		uid, created = before.GetUID(), before.GetCreationTimestamp()
+	}
+	run := func(once bool) error {
+		for _, p := range s.cfg.Admit {
+			if p.Mutate == nil || p.Once != once {
+				continue
+			}
+			if err := p.Mutate(ctx, r); err != nil {
+				return admissionError(r, p.Name, err)
+			}
 		}
-		if err := p.Mutate(ctx, r); err != nil {
-			s.abandon(r)
-			return admissionError(r, p.Name, err)
+		return nil
+	}
+	if err := run(false); err != nil {
+		return err
+	}
+	if r.Reinvoke {
+		r.Again = true
+		if err := run(false); err != nil {
+			return err
 		}
+	}
+	if before != nil && (r.Object != before || r.Reinvoke) {
+		if err := unmoved(r, uid, created); err != nil {
+			return err
+		}
+	}
+	return run(true)
+}
+
+// unmoved refuses what plugins may not do to an object: make it another one.
+func unmoved(r *admit.Request, uid types.UID, created metav1.Time) error {
+	obj := r.Object
+	switch r.Operation {
+	case admit.Create:
+		// A new object's name is open until it is written; the rest is the server's.
+		if ns := obj.GetNamespace(); ns != r.Namespace {
+			return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+		}
+		obj.SetUID(uid)
+		obj.SetCreationTimestamp(created)
+		obj.SetDeletionTimestamp(nil)
+		obj.SetDeletionGracePeriodSeconds(nil)
+		obj.SetGeneration(0)
+		obj.SetSelfLink("")
+		obj.SetResourceVersion("")
+	case admit.Update:
+		var errs field.ErrorList
+		meta := field.NewPath("metadata")
+		if obj.GetName() != r.Old.GetName() {
+			errs = append(errs, field.Invalid(meta.Child("name"), obj.GetName(), "field is immutable"))
+		}
+		if obj.GetNamespace() != r.Old.GetNamespace() {
+			errs = append(errs, field.Invalid(meta.Child("namespace"), obj.GetNamespace(), "field is immutable"))
+		}
+		if obj.GetUID() != r.Old.GetUID() {
+			errs = append(errs, field.Invalid(meta.Child("uid"), obj.GetUID(), "field is immutable"))
+		}
+		if len(errs) > 0 {
+			return invalid(r.Kind, r.Old.GetName(), errs)
+		}
+		obj.SetCreationTimestamp(r.Old.GetCreationTimestamp())
+		obj.SetDeletionTimestamp(r.Old.GetDeletionTimestamp())
+		obj.SetDeletionGracePeriodSeconds(r.Old.GetDeletionGracePeriodSeconds())
+		obj.SetSelfLink("")
+		obj.SetResourceVersion(r.Old.GetResourceVersion())
 	}
 	return nil
 }

@@ -52,7 +52,7 @@ type given struct {
 
 // Plugin is the admission step; it must come after those that change a Service.
 func (a *Addresses) Plugin() Plugin {
-	return Plugin{Name: "ServiceAddresses", Mutate: a.assign, Release: a.release}
+	return Plugin{Name: "ServiceAddresses", Mutate: a.assign, Release: a.release, Once: true}
 }
 
 func (a *Addresses) release(r *Request) {

@@ -1,6 +1,7 @@
 // Package admit is the chain of admission plugins between authorization and the
-// store: first every Mutate in order, then validation of the kind, then every
-// Validate in order, quota last.
+// store: first every Mutate in order (all of them a second time when one asks for
+// it), then those that run once, then validation of the kind, then every Validate
+// in order, quota last.
 package admit
 
 import (
@@ -53,6 +54,29 @@ type Request struct {
 	Snapshot view.Snapshot
 	// Warn adds a Warning header to the answer.
 	Warn func(message string)
+
+	// Reinvoke is set by a plugin whose change others should see: all mutating plugins
+	// run once more (Kubernetes docs, "Dynamic Admission Control", reinvocation
+	// policy). Again is true in that second round. Notes is what plugins remember from
+	// the first to the second, by plugin.
+	Reinvoke, Again bool
+	Notes           map[string]any
+}
+
+// Row is the row of the version that the client used.
+func (r *Request) Row() *kind.Kind {
+	if r.Served != nil {
+		return r.Served
+	}
+	return r.Kind
+}
+
+// Note keeps what a plugin remembers for the second round.
+func (r *Request) Note(plugin string, v any) {
+	if r.Notes == nil {
+		r.Notes = map[string]any{}
+	}
+	r.Notes[plugin] = v
 }
 
 // Plugin is one admission step. Nil functions are skipped. Errors are
@@ -62,6 +86,9 @@ type Plugin struct {
 	Name     string
 	Mutate   func(ctx context.Context, r *Request) error
 	Validate func(ctx context.Context, r *Request) error
+	// Once: Mutate is part of the write rather than of admission (it hands out what
+	// there is only once): it runs after all other plugins' Mutate, and not again.
+	Once bool
 	// Release is called when the request did not reach the store: after this plugin's
 	// Validate (or, without one, its turn) has passed and something later failed, was a
 	// dry run or changed nothing; and, for a plugin with a Mutate, whenever a request
@@ -74,3 +101,32 @@ type Plugin struct {
 
 // Chain of plugins in order.
 type Chain []Plugin
+
+type contextKey uint8
+
+const (
+	annotating contextKey = iota
+	inner
+)
+
+// WithAnnotations returns a context in which Annotate calls add, possibly from
+// several goroutines at once. Whoever audits a request sets it.
+func WithAnnotations(ctx context.Context, add func(key, value string)) context.Context {
+	return context.WithValue(ctx, annotating, add)
+}
+
+// Annotate adds an annotation to the audit event of the request that ctx belongs
+// to; without audit it does nothing.
+func Annotate(ctx context.Context, key, value string) {
+	if add, ok := ctx.Value(annotating).(func(key, value string)); ok && add != nil {
+		add(key, value)
+	}
+}
+
+// Inner returns a context for writes that the server does as a part of a request
+// which admission has passed already: an eviction's delete, a binding's update.
+// Webhooks and policies are not asked about these.
+func Inner(ctx context.Context) context.Context { return context.WithValue(ctx, inner, true) }
+
+// IsInner says that ctx comes from Inner.
+func IsInner(ctx context.Context) bool { return ctx.Value(inner) != nil }
