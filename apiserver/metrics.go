@@ -73,7 +73,7 @@ var objectsDesc = prometheus.NewDesc("apiserver_storage_objects", "Number of sto
 func (o *objectCounter) Describe(ch chan<- *prometheus.Desc) { ch <- objectsDesc }
 func (o *objectCounter) Collect(ch chan<- prometheus.Metric) {
 	snap := o.s.view.Snapshot()
-	for _, k := range o.s.table.Rows() {
+	for _, k := range o.s.kinds().Roots() {
 		if k.Stored == nil && !k.Virtual {
 			ch <- prometheus.MustNewConstMetric(objectsDesc, prometheus.GaugeValue, float64(snap.Len(k)), k.String())
 		}

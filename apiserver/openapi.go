@@ -28,7 +28,7 @@ const (
 // compressed is a document that is large and rarely asked for: made on first use
 // and kept compressed only.
 func (s *Server) compressed(name string, make func() ([]byte, error)) (document, error) {
-	return s.docs.get(name, func() ([]byte, error) {
+	return s.documents().get(name, func() ([]byte, error) {
 		data, err := make()
 		if err != nil || data == nil {
 			return nil, err
@@ -88,7 +88,7 @@ func (q *request) serveOpenAPI(path string) error {
 }
 
 // v2 is the whole document as JSON.
-func (s *Server) v2() ([]byte, error) { return openapi.V2(s.table, s.cfg.Version.GitVersion) }
+func (s *Server) v2() ([]byte, error) { return openapi.V2(s.kinds(), s.cfg.Version.GitVersion) }
 
 func (q *request) serveOpenAPIv2() error {
 	accept := q.r.Header.Get("Accept")
@@ -127,7 +127,7 @@ func (q *request) serveOpenAPIv2() error {
 func (s *Server) schemaHash(gv schema.GroupVersion) string {
 	h := sha256.New()
 	fmt.Fprintln(h, s.cfg.Version.GitVersion, s.cfg.Version.GitCommit, gv)
-	for _, k := range s.table.Rows() {
+	for _, k := range s.kinds().Rows() {
 		if k.GVK().GroupVersion() == gv {
 			fmt.Fprintln(h, k.Kind, k.Plural, k.Scope, k.Status != nil, k.Scale != nil, len(k.Subresources))
 		}
@@ -137,7 +137,7 @@ func (s *Server) schemaHash(gv schema.GroupVersion) string {
 
 func (q *request) serveOpenAPIIndex() error {
 	paths := map[string]any{}
-	for _, gv := range openapi.Versions(q.s.table) {
+	for _, gv := range openapi.Versions(q.s.kinds()) {
 		p := openapi.Path(gv)
 		paths[p] = map[string]string{"serverRelativeURL": "/openapi/v3/" + p + "?hash=" + q.s.schemaHash(gv)}
 	}
@@ -153,7 +153,7 @@ func (q *request) serveOpenAPIIndex() error {
 }
 
 func (q *request) serveOpenAPIv3(path string) error {
-	for _, gv := range openapi.Versions(q.s.table) {
+	for _, gv := range openapi.Versions(q.s.kinds()) {
 		if openapi.Path(gv) != path {
 			continue
 		}
@@ -174,7 +174,7 @@ func (q *request) serveOpenAPIv3(path string) error {
 			q.w.Header().Set("Cache-Control", "public, immutable")
 			q.w.Header().Set("Expires", q.s.clock.Now().AddDate(1, 0, 0).UTC().Format(http.TimeFormat))
 		}
-		doc, err := q.s.compressed("openapi/v3/"+path, func() ([]byte, error) { return openapi.V3(q.s.table, gv, q.s.cfg.Version.GitVersion) })
+		doc, err := q.s.compressed("openapi/v3/"+path, func() ([]byte, error) { return openapi.V3(q.s.kinds(), gv, q.s.cfg.Version.GitVersion) })
 		if err != nil {
 			return err
 		}

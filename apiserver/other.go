@@ -70,11 +70,11 @@ func (q *request) serveOther(ctx context.Context) error {
 	case trimmed == "":
 		return q.serveIndex()
 	case trimmed == "/api":
-		return q.serveDiscovery("api", func() runtime.Object { return discovery.APIVersions(q.s.table, q.r.Host) },
-			func() runtime.Object { return discovery.Aggregated(q.s.table, true) })
+		return q.serveDiscovery("api", func() runtime.Object { return discovery.APIVersions(q.s.kinds(), q.r.Host) },
+			func() runtime.Object { return discovery.Aggregated(q.s.kinds(), true) })
 	case trimmed == "/apis":
-		return q.serveDiscovery("apis", func() runtime.Object { return discovery.APIGroupList(q.s.table) },
-			func() runtime.Object { return discovery.Aggregated(q.s.table, false) })
+		return q.serveDiscovery("apis", func() runtime.Object { return discovery.APIGroupList(q.s.kinds()) },
+			func() runtime.Object { return discovery.Aggregated(q.s.kinds(), false) })
 	case strings.HasPrefix(trimmed, "/api/"), strings.HasPrefix(trimmed, "/apis/"):
 		return q.serveGroup(trimmed)
 	case trimmed == "/metrics":
@@ -115,7 +115,7 @@ func (q *request) serveDiscovery(name string, classic, aggregated func() runtime
 		return q.send(http.StatusOK, obj, obj.GetObjectKind().GroupVersionKind())
 	}
 	gvk := schema.GroupVersionKind{Group: "apidiscovery.k8s.io", Version: "v2", Kind: "APIGroupDiscoveryList"}
-	doc, err := q.s.docs.get(fmt.Sprintf("aggregated/%s/%d/%v", name, c.Format, c.Pretty), func() ([]byte, error) {
+	doc, err := q.s.documents().get(fmt.Sprintf("aggregated/%s/%d/%v", name, c.Format, c.Pretty), func() ([]byte, error) {
 		return wire.Encode(c.Format, aggregated(), gvk, c.Pretty)
 	})
 	if err != nil {
@@ -149,15 +149,15 @@ func (q *request) serveGroup(path string) error {
 	parts := strings.Split(path[1:], "/")
 	switch {
 	case parts[0] == "api" && len(parts) == 2:
-		if l := discovery.ResourceList(q.s.table, "", parts[1]); l != nil {
+		if l := discovery.ResourceList(q.s.kinds(), "", parts[1]); l != nil {
 			obj = l
 		}
 	case parts[0] == "apis" && len(parts) == 2:
-		if g := discovery.APIGroup(q.s.table, parts[1]); g != nil {
+		if g := discovery.APIGroup(q.s.kinds(), parts[1]); g != nil {
 			obj = g
 		}
 	case parts[0] == "apis" && len(parts) == 3:
-		if l := discovery.ResourceList(q.s.table, parts[1], parts[2]); l != nil {
+		if l := discovery.ResourceList(q.s.kinds(), parts[1], parts[2]); l != nil {
 			obj = l
 		}
 	}
@@ -177,7 +177,7 @@ func (q *request) serveGroup(path string) error {
 // serveIndex lists the paths of the server.
 func (q *request) serveIndex() error {
 	paths := []string{"/.well-known/openid-configuration", "/api"}
-	for _, g := range discovery.Groups(q.s.table) {
+	for _, g := range discovery.Groups(q.s.kinds()) {
 		if g.Name == "" {
 			paths = append(paths, "/api/v1", "/apis", "/apis/")
 			continue

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
 	"proa.dev/apiserver/auth"
 	"proa.dev/kind"
 )
@@ -56,7 +58,7 @@ func (s *Server) parseRoute(method, path string) route {
 		r.plural = seg
 		r.splitName(rest)
 	}
-	r.kind = s.routes[r.group+"/"+r.version+"/"+r.plural]
+	r.kind = s.kinds().ByResource(schema.GroupVersionResource{Group: r.group, Version: r.version, Resource: r.plural})
 	switch method {
 	case http.MethodGet, http.MethodHead:
 		r.verb = "get"

@@ -93,16 +93,16 @@ type Config struct {
 // Server answers the API. New makes it; it starts nothing by itself.
 type Server struct {
 	cfg   Config
-	table *kind.Table
+	table *kind.Table // built-in kinds; kinds() has all
 	store store.Store
 	view  *view.View
 	clock env.Clock
 	rand  env.Rand
 	log   *slog.Logger
 
-	routes   map[string]*kind.Kind // "apps/v1/deployments", "/v1/pods"
 	pages    pageCache
-	docs     documents
+	docs     documents // of the built-in kinds
+	newest   atomic.Pointer[documentsOf]
 	appliers appliers
 	metrics  *metrics
 	reading  atomic.Int64
@@ -145,13 +145,30 @@ func New(cfg Config) (*Server, error) {
 		cfg.RequestTimeout = time.Minute
 	}
 	s := &Server{cfg: cfg, table: cfg.Table, store: cfg.Store, view: cfg.View, clock: cfg.Clock, rand: cfg.Rand, log: cfg.Log,
-		routes: map[string]*kind.Kind{}, draining: make(chan struct{})}
-	for _, k := range cfg.Table.Rows() {
-		s.routes[k.Group+"/"+k.Version+"/"+k.Plural] = k
-	}
+		draining: make(chan struct{})}
 	s.pages.now = cfg.Clock.Now
 	s.metrics = newMetrics(s)
 	return s, nil
+}
+
+// kinds is the table of the kinds that are served now.
+func (s *Server) kinds() *kind.Table { return s.view.Table() }
+
+// documentsOf are the documents about one table.
+type documentsOf struct {
+	table *kind.Table
+	documents
+}
+
+// documents about the kinds that are served now.
+func (s *Server) documents() *documentsOf {
+	t := s.kinds()
+	d := s.newest.Load()
+	if d == nil || d.table != t {
+		d = &documentsOf{table: t}
+		s.newest.Store(d)
+	}
+	return d
 }
 
 // Drain ends all watches and makes /readyz fail, so that clients go elsewhere;

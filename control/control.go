@@ -9,6 +9,7 @@
 package control
 
 import (
+	"slices"
 	"time"
 
 	"proa.dev/act"
@@ -28,6 +29,8 @@ type Part struct {
 	// Kinds is.
 	Kind  *kind.Kind
 	Kinds []*kind.Kind
+	// Custom: each kind that comes at run time is one of Kinds too.
+	Custom bool
 	// When, if set, narrows which changes of the object itself wake it; old or new
 	// is nil when it appears or goes. At start everything is woken.
 	When func(old, new kind.Object) bool
@@ -51,7 +54,9 @@ type Part struct {
 // every one of the part's Kinds.
 type Wake struct {
 	Kind *kind.Kind
-	To   func(s view.Snapshot, changed kind.Object) []view.Ref
+	// Custom: of every kind that comes at run time, instead of Kind.
+	Custom bool
+	To     func(s view.Snapshot, changed kind.Object) []view.Ref
 	// When, if set, narrows which changes count; old or new may be nil.
 	When func(old, new kind.Object) bool
 }
@@ -72,15 +77,21 @@ func (p *Part) kinds() []*kind.Kind {
 	if p.Kind != nil {
 		return []*kind.Kind{p.Kind}
 	}
+	if p.Custom {
+		return append(slices.Clip(p.Kinds), view.Custom)
+	}
 	return p.Kinds
 }
 
 // kinds whose changes the wake looks at.
 func (w *Wake) kinds(p *Part) []*kind.Kind {
+	if w.Custom {
+		return []*kind.Kind{view.Custom}
+	}
 	if w.Kind != nil {
 		return []*kind.Kind{w.Kind}
 	}
-	return p.Kinds
+	return p.kinds()
 }
 
 // Write declares one right of a part: verbs (create, update, delete, patch, bind,

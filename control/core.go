@@ -63,7 +63,8 @@ func NewCore(parts []Part) *Core {
 	return c
 }
 
-// Kinds that have to be watched.
+// Kinds that have to be watched; view.Custom stands for all that come at run
+// time.
 func (c *Core) Kinds() []*kind.Kind {
 	var out []*kind.Kind
 	for k := range c.sources {
@@ -94,12 +95,19 @@ func (c *Core) Pending() int { return len(c.queue) }
 
 // Changed wakes what a change of one object is to wake in every part.
 func (c *Core) Changed(s view.Snapshot, ch *view.Change) {
-	for _, src := range c.sources[ch.Kind] {
+	k := ch.Kind
+	if k.Custom {
+		k = view.Custom
+	}
+	for _, src := range c.sources[k] {
 		p := &c.parts[src.part]
 		if src.wake == nil {
 			if p.When == nil || p.When(ch.Old, ch.New) {
 				ref := ch.Ref()
-				c.Wake(Key{src.part, view.Ref{Kind: src.kind, Namespace: ref.Namespace, Name: ref.Name}})
+				if !k.Custom {
+					ref.Kind = src.kind
+				}
+				c.Wake(Key{src.part, ref})
 			}
 			continue
 		}
@@ -123,15 +131,35 @@ func (c *Core) Changed(s view.Snapshot, ch *view.Change) {
 // appeared: at start, and after the runtime fell out of the view's window.
 func (c *Core) Start(s view.Snapshot) {
 	for _, k := range c.Kinds() {
-		for _, src := range c.sources[k] {
-			for o := range s.All(k, "") {
-				if src.wake == nil {
-					c.Wake(Key{src.part, view.RefOf(src.kind, o)})
-					continue
+		if k != view.Custom {
+			c.StartKind(s, k)
+		}
+	}
+	for _, k := range s.Table().Roots() {
+		if k.Custom {
+			c.StartKind(s, k)
+		}
+	}
+}
+
+// StartKind wakes what a snapshot holds of one kind.
+func (c *Core) StartKind(s view.Snapshot, k *kind.Kind) {
+	sources := c.sources[k]
+	if k.Custom {
+		sources = c.sources[view.Custom]
+	}
+	for _, src := range sources {
+		for o := range s.All(k, "") {
+			if src.wake == nil {
+				ref := view.RefOf(src.kind, o)
+				if k.Custom {
+					ref.Kind = k
 				}
-				for _, r := range src.wake.To(s, o) {
-					c.Wake(Key{src.part, r})
-				}
+				c.Wake(Key{src.part, ref})
+				continue
+			}
+			for _, r := range src.wake.To(s, o) {
+				c.Wake(Key{src.part, r})
 			}
 		}
 	}

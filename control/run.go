@@ -78,12 +78,14 @@ func (r *Runtime) Run(ctx context.Context) error {
 // dispatch follows the view, wakes keys and hands them to workers.
 func (r *Runtime) dispatch(ctx context.Context, jobs chan<- Key) {
 	watched := r.core.Kinds()
+	var table *kind.Table
 	cursor := map[*kind.Kind]int64{}
 	start := func() {
 		s := r.cfg.View.Snapshot()
 		r.mu.Lock()
 		r.core.Start(s)
 		r.mu.Unlock()
+		table = s.Table()
 		for _, k := range watched {
 			cursor[k] = s.Revision()
 		}
@@ -94,6 +96,17 @@ func (r *Runtime) dispatch(ctx context.Context, jobs chan<- Key) {
 	var armed time.Time
 	for {
 		_, moved := r.cfg.View.Moved()
+		if s := r.cfg.View.Snapshot(); s.Table() != table {
+			// What a new kind holds already was never reported as a change.
+			for _, k := range s.Table().Roots() {
+				if k.Custom && !table.Has(k) {
+					r.mu.Lock()
+					r.core.StartKind(s, k)
+					r.mu.Unlock()
+				}
+			}
+			table = s.Table()
+		}
 		for _, k := range watched {
 			changes, progress, _, err := r.cfg.View.Changes(k, cursor[k])
 			if errors.Is(err, view.ErrGone) {

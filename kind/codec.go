@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
@@ -28,7 +29,7 @@ type protoMessage interface {
 // row with Stored, obj may be of either type and the root's is written.
 func EncodeStored(k *Kind, obj Object) ([]byte, error) {
 	root := k.Root()
-	if root != k && k.is(obj) {
+	if root != k && !k.Custom && k.is(obj) {
 		var err error
 		if obj, err = k.ToStored(obj); err != nil {
 			return nil, fmt.Errorf("convert %s %q to %s: %w", k, obj.GetName(), root.Version, err)
@@ -36,7 +37,11 @@ func EncodeStored(k *Kind, obj Object) ([]byte, error) {
 	}
 	m, ok := obj.(protoMessage)
 	if !ok {
-		data, err := json.Marshal(obj)
+		var v any = obj
+		if u, ok := obj.(*unstructured.Unstructured); ok {
+			v = u.Object
+		}
+		data, err := json.Marshal(v)
 		if err != nil {
 			return nil, fmt.Errorf("encode %s %q: %w", k, obj.GetName(), err)
 		}
@@ -74,6 +79,9 @@ func EncodeStored(k *Kind, obj Object) ([]byte, error) {
 // envelope and JSON, also in another served version of the same kind.
 func DecodeStored(k *Kind, data []byte) (Object, error) {
 	root := k.Root()
+	if root.Custom {
+		return decodeStoredCustom(root, data)
+	}
 	if !bytes.HasPrefix(data, envelopeMagic) {
 		return decodeStoredJSON(root, data)
 	}
@@ -96,6 +104,19 @@ func DecodeStored(k *Kind, data []byte) (Object, error) {
 		return nil, fmt.Errorf("decode stored %s: %w", from, err)
 	}
 	return complete(root, from, obj)
+}
+
+// decodeStoredCustom reads an object of a custom kind as it was stored: in
+// whatever version, neither pruned nor defaulted.
+func decodeStoredCustom(root *Kind, data []byte) (Object, error) {
+	u := new(unstructured.Unstructured)
+	if err := utiljson.Unmarshal(data, &u.Object); err != nil {
+		return nil, fmt.Errorf("decode stored %s: %w", root, err)
+	}
+	if gvk := u.GroupVersionKind(); gvk.Group != root.Group || gvk.Version == "" {
+		return nil, fmt.Errorf("decode stored %s: it holds apiVersion %q", root, u.GetAPIVersion())
+	}
+	return u, nil
 }
 
 func decodeStoredJSON(root *Kind, data []byte) (Object, error) {
@@ -139,7 +160,7 @@ func complete(root, from *Kind, obj Object) (Object, error) {
 func twin(root *Kind, apiVersion, kind string) (*Kind, error) {
 	gv, err := schema.ParseGroupVersion(apiVersion)
 	if err == nil {
-		for _, k := range All.rows {
+		for _, k := range All.Rows() {
 			if k.Stored == root && k.GVK() == gv.WithKind(kind) {
 				return k, nil
 			}

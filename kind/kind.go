@@ -18,6 +18,7 @@
 package kind
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -118,6 +119,21 @@ type Kind struct {
 	// Virtual kinds are never stored: their create computes an answer
 	// (TokenReview, SubjectAccessReview) in package apiserver.
 	Virtual bool
+
+	// Custom rows come from a CustomResourceDefinition: objects are
+	// *unstructured.Unstructured. Each definition has one Hidden root, whose pointer
+	// stays the same for the definition's life and whose Version is empty, and a
+	// served row for each served version with Stored = the root. Stored objects may
+	// be in any version of the definition: FromStored converts, prunes and defaults.
+	// A write is defaulted, admitted and validated in the version that the client
+	// used (the served row's functions), then ToStored converts it.
+	Custom bool
+	// Hidden rows hold objects and have no routes.
+	Hidden bool
+	// FromStoredList converts many at once, in their order; nil: FromStored each.
+	FromStoredList func(objects []Object) ([]Object, error)
+	// Extension is what the room that made a custom row keeps with it.
+	Extension any
 }
 
 // Door is a subresource that writes one part of the object.
@@ -191,35 +207,142 @@ func (k *Kind) StoreKey(namespace, name string) string {
 	return b.String()
 }
 
-// Table is an immutable set of rows.
+// Table is an immutable set of rows. The methods of a nil Table are those of an
+// empty one.
 type Table struct {
-	rows     []*Kind
+	builtIn, custom *index
+	rows, stored    []*Kind // of both
+}
+
+// index finds the rows of one half of a table.
+type index struct {
+	rows     []*Kind // served
+	stored   []*Kind
 	byGVR    map[schema.GroupVersionResource]*Kind
 	byGVK    map[schema.GroupVersionKind]*Kind
 	byPrefix map[string]*Kind
 }
 
-// NewTable indexes rows; two rows with one route are a programming error.
-func NewTable(rows ...*Kind) *Table {
-	t := &Table{rows: rows, byGVR: map[schema.GroupVersionResource]*Kind{}, byGVK: map[schema.GroupVersionKind]*Kind{}, byPrefix: map[string]*Kind{}}
+func newIndex(rows []*Kind) *index {
+	x := &index{byGVR: make(map[schema.GroupVersionResource]*Kind, len(rows)), byGVK: make(map[schema.GroupVersionKind]*Kind, len(rows)),
+		byPrefix: make(map[string]*Kind, len(rows))}
 	for _, k := range rows {
-		if t.byGVR[k.GVR()] != nil {
-			panic("kind: two rows for " + k.GVR().String())
+		if !k.Hidden {
+			if x.byGVR[k.GVR()] != nil {
+				panic("kind: two rows for " + k.GVR().String())
+			}
+			x.byGVR[k.GVR()], x.byGVK[k.GVK()] = k, k
+			x.rows = append(x.rows, k)
 		}
-		t.byGVR[k.GVR()], t.byGVK[k.GVK()] = k, k
 		if k.Stored == nil && !k.Virtual {
-			t.byPrefix[k.Prefix] = k
+			x.byPrefix[k.Prefix] = k
+			x.stored = append(x.stored, k)
 		}
 	}
-	return t
+	return x
 }
 
-// Rows in the order in which groups are to be shown in discovery.
-func (t *Table) Rows() []*Kind { return t.rows }
+// NewTable indexes rows; two rows with one route are a programming error.
+func NewTable(rows ...*Kind) *Table {
+	x := newIndex(rows)
+	return &Table{builtIn: x, rows: x.rows, stored: x.stored}
+}
 
-// ByResource and ByKind look a row up; nil when the kind is not served.
-func (t *Table) ByResource(gvr schema.GroupVersionResource) *Kind { return t.byGVR[gvr] }
-func (t *Table) ByKind(gvk schema.GroupVersionKind) *Kind         { return t.byGVK[gvk] }
+// With is the table with the built-in rows of t and these custom ones, roots and
+// served rows. Its cost is that of the custom rows.
+func (t *Table) With(custom []*Kind) *Table {
+	if len(custom) == 0 {
+		if t.custom == nil {
+			return t
+		}
+		return &Table{builtIn: t.builtIn, rows: t.builtIn.rows, stored: t.builtIn.stored}
+	}
+	x := newIndex(custom)
+	return &Table{builtIn: t.builtIn, custom: x,
+		rows: slices.Concat(t.builtIn.rows, x.rows), stored: slices.Concat(t.builtIn.stored, x.stored)}
+}
+
+// Rows that are served, in the order in which groups are to be shown in
+// discovery: built-in ones, then custom ones.
+func (t *Table) Rows() []*Kind {
+	if t == nil {
+		return nil
+	}
+	return t.rows
+}
+
+// BuiltIn are the served rows that came with the program, Custom those that came
+// at run time.
+func (t *Table) BuiltIn() []*Kind {
+	if t == nil {
+		return nil
+	}
+	return t.builtIn.rows
+}
+
+// Custom are the served rows that came at run time.
+func (t *Table) Custom() []*Kind {
+	if t == nil || t.custom == nil {
+		return nil
+	}
+	return t.custom.rows
+}
+
+// Roots are the rows that objects are stored under, each once: what holds
+// objects, also where the row itself is not served.
+func (t *Table) Roots() []*Kind {
+	if t == nil {
+		return nil
+	}
+	return t.stored
+}
+
+// Has says whether objects of k can be stored: k's root is in the table.
+func (t *Table) Has(k *Kind) bool {
+	root := k.Root()
+	return t.prefix(root.Prefix) == root
+}
+
+func (t *Table) prefix(p string) *Kind {
+	if t == nil {
+		return nil
+	}
+	if k := t.builtIn.byPrefix[p]; k != nil {
+		return k
+	}
+	if t.custom != nil {
+		return t.custom.byPrefix[p]
+	}
+	return nil
+}
+
+// ByResource looks a served row up; nil when there is none.
+func (t *Table) ByResource(gvr schema.GroupVersionResource) *Kind {
+	if t == nil {
+		return nil
+	}
+	if k := t.builtIn.byGVR[gvr]; k != nil {
+		return k
+	}
+	if t.custom != nil {
+		return t.custom.byGVR[gvr]
+	}
+	return nil
+}
+
+// ByKind looks a served row up; nil when there is none.
+func (t *Table) ByKind(gvk schema.GroupVersionKind) *Kind {
+	if t == nil {
+		return nil
+	}
+	if k := t.builtIn.byGVK[gvk]; k != nil {
+		return k
+	}
+	if t.custom != nil {
+		return t.custom.byGVK[gvk]
+	}
+	return nil
+}
 
 // ByStoreKey finds the stored row of a key, and the object's namespace and name.
 func (t *Table) ByStoreKey(key string) (k *Kind, namespace, name string) {
@@ -231,7 +354,7 @@ func (t *Table) ByStoreKey(key string) (k *Kind, namespace, name string) {
 		if rest[i] != '/' {
 			continue
 		}
-		if k := t.byPrefix[rest[:i]]; k != nil {
+		if k := t.prefix(rest[:i]); k != nil {
 			tail := rest[i+1:]
 			if k.Scope == Namespaced {
 				ns, name, ok := strings.Cut(tail, "/")

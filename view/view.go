@@ -52,6 +52,7 @@ type tree = btree.Map[string, kind.Object]
 // Snapshot is the state of all kinds at one revision. The zero Snapshot is empty.
 type Snapshot struct {
 	revision int64
+	table    *kind.Table
 	tables   map[*kind.Kind]*tree
 	owned    *tree // ownerUID/plural.group/namespace/name
 	onNode   *tree // node/namespace/name of pods
@@ -62,6 +63,10 @@ type Snapshot struct {
 
 // Revision of the newest write that the snapshot contains.
 func (s Snapshot) Revision() int64 { return s.revision }
+
+// Table of kinds at the snapshot's revision; nil (which is an empty table) in the
+// zero Snapshot.
+func (s Snapshot) Table() *kind.Table { return s.table }
 
 // Get returns the object, or nil when there is none.
 func (s Snapshot) Get(k *kind.Kind, namespace, name string) kind.Object {
@@ -204,7 +209,7 @@ func Build(revision int64, table *kind.Table, objects ...kind.Object) Snapshot {
 }
 
 func kindOf(table *kind.Table, o kind.Object) *kind.Kind {
-	for _, k := range table.Rows() {
+	for _, k := range table.BuiltIn() {
 		if k.New != nil && k.Stored == nil && sameType(k.New(), o) {
 			return k
 		}
@@ -245,7 +250,7 @@ type ring struct {
 // View is the one live view of a process. New makes it; whoever feeds it calls
 // Apply and Advance from one goroutine at a time.
 type View struct {
-	table  *kind.Table
+	table  atomic.Pointer[kind.Table]
 	window int
 
 	mu      sync.Mutex
@@ -276,15 +281,79 @@ func New(table *kind.Table, window int) *View {
 	if window <= 0 {
 		window = DefaultWindow
 	}
-	v := &View{table: table, window: window,
+	v := &View{window: window,
 		tables: map[*kind.Kind]*tree{}, frozen: map[*kind.Kind]*tree{}, dirty: map[*kind.Kind]bool{},
 		rings: map[*kind.Kind]*ring{}, moved: make(chan struct{})}
-	v.snap.Store(&Snapshot{})
+	v.table.Store(table)
+	v.snap.Store(&Snapshot{table: table})
 	return v
 }
 
-// Table of kinds that the view covers.
-func (v *View) Table() *kind.Table { return v.table }
+// Table of kinds that the view covers now. Who decides takes Snapshot.Table.
+func (v *View) Table() *kind.Table { return v.table.Load() }
+
+// Custom stands for all custom kinds together in Changes: their changes in the
+// order of their revisions.
+var Custom = &kind.Kind{Kind: "Custom", Plural: "customs", Custom: true, Hidden: true}
+
+// Loading are the objects of a kind that has just come.
+type Loading struct {
+	Kind    *kind.Kind
+	Objects []kind.Object
+}
+
+// Reshape changes the table of kinds together with the changes that say so: what
+// the new kinds hold already is loaded, the objects of kinds that went are
+// dropped without changes of their own, and whoever asks for those kinds' changes
+// gets ErrGone. Then it goes on as ApplyAll does.
+func (v *View) Reshape(table *kind.Table, loading []Loading, changes []Change, revision int64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	old := v.table.Load()
+	v.table.Store(table)
+	v.isStale.Store(true)
+	for _, k := range old.Roots() {
+		if !k.Custom || table.Has(k) {
+			continue
+		}
+		if t := v.tables[k]; t != nil {
+			t.Scan(func(_ string, o kind.Object) bool {
+				v.unindex(k, o)
+				return true
+			})
+			delete(v.tables, k)
+			delete(v.frozen, k)
+			delete(v.dirty, k)
+		}
+		if r := v.rings[k]; r != nil {
+			close(r.wake)
+			delete(v.rings, k)
+		}
+	}
+	for _, l := range loading {
+		if r := v.rings[l.Kind.Root()]; r != nil {
+			r.lost = max(r.lost, revision)
+		} else if l.Kind.Custom {
+			v.rings[l.Kind.Root()] = &ring{lost: revision, wake: make(chan struct{})}
+		}
+		for _, o := range l.Objects {
+			v.set(l.Kind.Root(), nil, o)
+		}
+	}
+	// Watches of custom kinds look whether their row has changed.
+	for k, r := range v.rings {
+		if k.Custom {
+			close(r.wake)
+			r.wake = make(chan struct{})
+		}
+	}
+	for i := range changes {
+		if table.Has(changes[i].Kind) {
+			v.apply(&changes[i])
+		}
+	}
+	v.advance(revision)
+}
 
 // Load puts objects in without recording changes: the state at start.
 func (v *View) Load(k *kind.Kind, objects ...kind.Object) {
@@ -347,10 +416,16 @@ func (v *View) apply(c *Change) {
 	}
 	c.Cache = new(sync.Map)
 	v.set(c.Kind, c.Old, c.New)
-	r := v.ring(c.Kind)
+	v.ring(c.Kind).add(c, v.window)
+	if c.Kind.Custom {
+		v.ring(Custom).add(c, v.window)
+	}
+}
+
+func (r *ring) add(c *Change, window int) {
 	r.changes = append(r.changes, c)
-	if len(r.changes) > 2*v.window {
-		cut := len(r.changes) - v.window
+	if len(r.changes) > 2*window {
+		cut := len(r.changes) - window
 		r.lost = r.changes[cut-1].Revision
 		r.changes = append([]*Change(nil), r.changes[cut:]...)
 	}
@@ -424,6 +499,14 @@ func (v *View) set(k *kind.Kind, old, new kind.Object) {
 	}
 }
 
+// unindex takes a custom object out of the indexes.
+func (v *View) unindex(k *kind.Kind, o kind.Object) {
+	id := key(o.GetNamespace(), o.GetName())
+	for _, r := range o.GetOwnerReferences() {
+		v.owned.Delete(string(r.UID) + "\x00" + k.String() + "\x00" + id)
+	}
+}
+
 func newTree() *tree { return new(tree) }
 
 // Snapshot returns the newest state.
@@ -445,7 +528,7 @@ func (v *View) Snapshot() Snapshot {
 	}
 	clear(v.dirty)
 	v.frozen = tables
-	s := &Snapshot{revision: v.revision, tables: tables, owned: v.owned.Copy(), onNode: v.onNode.Copy(), orphans: v.orphans.Copy(),
+	s := &Snapshot{revision: v.revision, table: v.table.Load(), tables: tables, owned: v.owned.Copy(), onNode: v.onNode.Copy(), orphans: v.orphans.Copy(),
 		labeled: v.labeled.Copy(), selects: v.selects.Copy()}
 	v.snap.Store(s)
 	v.isStale.Store(false)
@@ -486,7 +569,10 @@ var ErrGone = fmt.Errorf("changes are no longer kept: list again")
 func (v *View) Changes(k *kind.Kind, from int64) (changes []*Change, progress int64, more <-chan struct{}, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	r := v.ring(k.Root())
+	if k = k.Root(); k.Custom && k != Custom && !v.table.Load().Has(k) {
+		return nil, 0, nil, ErrGone
+	}
+	r := v.ring(k)
 	if from < r.lost {
 		return nil, 0, nil, ErrGone
 	}

@@ -36,7 +36,7 @@ func Part(table *kind.Table) control.Part {
 	p := control.Part{
 		Name: source, Kind: kind.PodDisruptionBudget,
 		Plan: func(s view.Snapshot, ref view.Ref, now time.Time) (act.List, time.Time) {
-			return Plan(s, table, ref, now)
+			return Plan(s, s.Table(), ref, now)
 		},
 		Wakes: []control.Wake{{Kind: kind.Pod, When: podMatters, To: func(s view.Snapshot, o kind.Object) []view.Ref {
 			var refs []view.Ref

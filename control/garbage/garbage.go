@@ -37,7 +37,7 @@ const source = "garbage-collector-controller"
 func Part(table *kind.Table) control.Part {
 	c := collector{kinds: map[schema.GroupKind]*kind.Kind{}}
 	var all []*kind.Kind
-	for _, k := range table.Rows() {
+	for _, k := range table.BuiltIn() {
 		if k.Virtual {
 			continue
 		}
@@ -50,13 +50,13 @@ func Part(table *kind.Table) control.Part {
 		}
 	}
 	return control.Part{
-		Name: source, Kinds: all, When: matters, Plan: c.plan,
+		Name: source, Kinds: all, Custom: true, When: matters, Plan: c.plan,
 		Wakes: []control.Wake{
 			// An owner that has gone wakes its dependents.
 			{When: func(_, new kind.Object) bool { return new == nil }, To: func(s view.Snapshot, o kind.Object) []view.Ref {
 				var refs []view.Ref
 				for d := range s.OwnedBy(string(o.GetUID()), nil) {
-					if r, ok := c.ref(d); ok {
+					if r, ok := c.ref(s, d); ok {
 						refs = append(refs, r)
 					}
 				}
@@ -69,7 +69,7 @@ func Part(table *kind.Table) control.Part {
 				var refs []view.Ref
 				for _, r := range o.GetOwnerReferences() {
 					if owner, known := c.owner(s, o, r); known && owner != nil && owner.GetDeletionTimestamp() != nil {
-						if ref, ok := c.ref(owner); ok {
+						if ref, ok := c.ref(s, owner); ok {
 							refs = append(refs, ref)
 						}
 					}
@@ -108,8 +108,31 @@ type collector struct {
 	kinds map[schema.GroupKind]*kind.Kind
 }
 
-func (c collector) ref(o kind.Object) (view.Ref, bool) {
-	k := c.kinds[o.GetObjectKind().GroupVersionKind().GroupKind()]
+// find looks a kind up by what owner references and objects say; nil: not served.
+// A built-in kind is found by its group alone, a custom one in the versions that
+// are served.
+func (c collector) find(s view.Snapshot, gvk schema.GroupVersionKind) *kind.Kind {
+	if k := c.kinds[gvk.GroupKind()]; k != nil {
+		return k
+	}
+	if k := s.Table().ByKind(gvk); k != nil {
+		return k.Root()
+	}
+	return nil
+}
+
+func (c collector) ref(s view.Snapshot, o kind.Object) (view.Ref, bool) {
+	gvk := o.GetObjectKind().GroupVersionKind()
+	k := c.find(s, gvk)
+	if k == nil {
+		// Stored in a version that is not served any more.
+		for _, row := range s.Table().Custom() {
+			if row.Group == gvk.Group && row.Kind == gvk.Kind {
+				k = row.Root()
+				break
+			}
+		}
+	}
 	if k == nil {
 		return view.Ref{}, false
 	}
@@ -123,7 +146,7 @@ func (c collector) owner(s view.Snapshot, o kind.Object, r metav1.OwnerReference
 	if err != nil {
 		return nil, false
 	}
-	k := c.kinds[gv.WithKind(r.Kind).GroupKind()]
+	k := c.find(s, gv.WithKind(r.Kind))
 	if k == nil {
 		return nil, false
 	}
@@ -164,7 +187,7 @@ func (c collector) plan(s view.Snapshot, ref view.Ref, _ time.Time) (act.List, t
 // orphan takes the owner out of its dependents, then lets it go.
 func (c collector) orphan(s view.Snapshot, ref view.Ref, o kind.Object) (actions act.List) {
 	for d := range s.OwnedBy(string(o.GetUID()), nil) {
-		if r, ok := c.ref(d); ok {
+		if r, ok := c.ref(s, d); ok {
 			actions = append(actions, without(r, d, func(r metav1.OwnerReference) bool { return r.UID == o.GetUID() }, "orphan: owner "+o.GetName()+" is going"))
 		}
 	}
@@ -176,7 +199,7 @@ func (c collector) orphan(s view.Snapshot, ref view.Ref, o kind.Object) (actions
 func (c collector) foreground(s view.Snapshot, ref view.Ref, o kind.Object) (actions act.List) {
 	blocked := false
 	for d := range s.OwnedBy(string(o.GetUID()), nil) {
-		r, ok := c.ref(d)
+		r, ok := c.ref(s, d)
 		if !ok {
 			continue
 		}
@@ -206,7 +229,7 @@ func (c collector) dependent(s view.Snapshot, ref view.Ref, o kind.Object) act.L
 		switch {
 		case !known:
 			solid++
-			if o.GetNamespace() == "" && c.namespaced(r) {
+			if o.GetNamespace() == "" && c.namespaced(s, r) {
 				events = append(events, act.Event{About: ref, UID: o.GetUID(), Type: corev1.EventTypeWarning, Reason: "OwnerRefInvalidNamespace", Source: source,
 					Message: fmt.Sprintf("ownerRef [%s/%s, namespace: %s, name: %s, uid: %s] does not exist in namespace %q", r.APIVersion, r.Kind, "", r.Name, r.UID, "")})
 			}
@@ -250,12 +273,12 @@ func (c collector) dependent(s view.Snapshot, ref view.Ref, o kind.Object) act.L
 	return append(actions, d)
 }
 
-func (c collector) namespaced(r metav1.OwnerReference) bool {
+func (c collector) namespaced(s view.Snapshot, r metav1.OwnerReference) bool {
 	gv, err := schema.ParseGroupVersion(r.APIVersion)
 	if err != nil {
 		return false
 	}
-	k := c.kinds[gv.WithKind(r.Kind).GroupKind()]
+	k := c.find(s, gv.WithKind(r.Kind))
 	return k != nil && k.Scope == kind.Namespaced
 }
 

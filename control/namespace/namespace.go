@@ -28,7 +28,7 @@ func Part(table *kind.Table) control.Part {
 	p := control.Part{
 		Name: "namespace-controller", Kind: kind.Namespace,
 		Plan: func(s view.Snapshot, ref view.Ref, now time.Time) (act.List, time.Time) {
-			return Plan(s, table, ref, now), time.Time{}
+			return Plan(s, ref, now), time.Time{}
 		},
 		Writes: []control.Write{
 			{Verbs: []string{"delete"}},
@@ -36,23 +36,25 @@ func Part(table *kind.Table) control.Part {
 			{Kind: kind.Namespace, Sub: "finalize", Verbs: []string{"update"}},
 		},
 	}
-	for _, k := range contents(table) {
-		p.Wakes = append(p.Wakes, control.Wake{Kind: k, To: func(s view.Snapshot, o kind.Object) []view.Ref {
-			ns := view.Get[*corev1.Namespace](s, kind.Namespace, "", o.GetNamespace())
-			if ns == nil || ns.DeletionTimestamp == nil {
-				return nil
-			}
-			return []view.Ref{view.RefOf(kind.Namespace, ns)}
-		}})
+	to := func(s view.Snapshot, o kind.Object) []view.Ref {
+		ns := view.Get[*corev1.Namespace](s, kind.Namespace, "", o.GetNamespace())
+		if ns == nil || ns.DeletionTimestamp == nil {
+			return nil
+		}
+		return []view.Ref{view.RefOf(kind.Namespace, ns)}
 	}
+	for _, k := range contents(table) {
+		p.Wakes = append(p.Wakes, control.Wake{Kind: k, To: to})
+	}
+	p.Wakes = append(p.Wakes, control.Wake{Custom: true, To: to})
 	return p
 }
 
 // contents are the stored, namespaced kinds.
 func contents(table *kind.Table) []*kind.Kind {
 	var out []*kind.Kind
-	for _, k := range table.Rows() {
-		if k.Scope == kind.Namespaced && k.Stored == nil && !k.Virtual {
+	for _, k := range table.Roots() {
+		if k.Scope == kind.Namespaced {
 			out = append(out, k)
 		}
 	}
@@ -60,7 +62,7 @@ func contents(table *kind.Table) []*kind.Kind {
 }
 
 // Plan deletes what can go now and reports what remains.
-func Plan(s view.Snapshot, table *kind.Table, ref view.Ref, now time.Time) act.List {
+func Plan(s view.Snapshot, ref view.Ref, now time.Time) act.List {
 	ns := view.Get[*corev1.Namespace](s, kind.Namespace, "", ref.Name)
 	if ns == nil || ns.DeletionTimestamp == nil {
 		return nil
@@ -78,7 +80,7 @@ func Plan(s view.Snapshot, table *kind.Table, ref view.Ref, now time.Time) act.L
 		pods = true
 		break
 	}
-	for _, k := range contents(table) {
+	for _, k := range contents(s.Table()) {
 		for o := range s.All(k, ns.Name) {
 			// Upstream's form of the name, with a dot also for the core group.
 			remaining[k.Plural+"."+k.Group]++

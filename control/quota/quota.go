@@ -26,27 +26,28 @@ func Part(table *kind.Table) control.Part {
 	p := control.Part{
 		Name: "resourcequota-controller", Kind: kind.ResourceQuota,
 		Plan: func(s view.Snapshot, ref view.Ref, _ time.Time) (act.List, time.Time) {
-			return Plan(s, table, ref), time.Time{}
+			return Plan(s, ref), time.Time{}
 		},
 		Writes: []control.Write{{Kind: kind.ResourceQuota, Sub: "status", Verbs: []string{"update"}}},
 	}
-	for _, k := range counted(table) {
-		p.Wakes = append(p.Wakes, control.Wake{Kind: k, When: func(old, new kind.Object) bool { return matters(k, old, new) },
-			To: func(s view.Snapshot, o kind.Object) []view.Ref {
-				var refs []view.Ref
-				for q := range s.All(kind.ResourceQuota, o.GetNamespace()) {
-					refs = append(refs, view.RefOf(kind.ResourceQuota, q))
-				}
-				return refs
-			}})
+	to := func(s view.Snapshot, o kind.Object) []view.Ref {
+		var refs []view.Ref
+		for q := range s.All(kind.ResourceQuota, o.GetNamespace()) {
+			refs = append(refs, view.RefOf(kind.ResourceQuota, q))
+		}
+		return refs
 	}
+	for _, k := range counted(table) {
+		p.Wakes = append(p.Wakes, control.Wake{Kind: k, To: to, When: func(old, new kind.Object) bool { return matters(k, old, new) }})
+	}
+	p.Wakes = append(p.Wakes, control.Wake{Custom: true, To: to, When: func(old, new kind.Object) bool { return old == nil || new == nil }})
 	return p
 }
 
 // counted are the stored, namespaced kinds; events are not worth counting.
 func counted(table *kind.Table) (out []*kind.Kind) {
-	for _, k := range table.Rows() {
-		if k.Scope == kind.Namespaced && k.Stored == nil && !k.Virtual && k != kind.Event && k != kind.Lease {
+	for _, k := range table.Roots() {
+		if k.Scope == kind.Namespaced && k != kind.Event && k != kind.Lease {
 			out = append(out, k)
 		}
 	}
@@ -69,7 +70,7 @@ func matters(k *kind.Kind, old, new kind.Object) bool {
 }
 
 // Plan sums up one quota.
-func Plan(s view.Snapshot, table *kind.Table, ref view.Ref) act.List {
+func Plan(s view.Snapshot, ref view.Ref) act.List {
 	q := view.Get[*corev1.ResourceQuota](s, kind.ResourceQuota, ref.Namespace, ref.Name)
 	if q == nil || q.DeletionTimestamp != nil {
 		return nil
@@ -78,7 +79,7 @@ func Plan(s view.Snapshot, table *kind.Table, ref view.Ref) act.List {
 	for name := range q.Spec.Hard {
 		used[name] = *resource.NewQuantity(0, q.Spec.Hard[name].Format)
 	}
-	for _, k := range counted(table) {
+	for _, k := range counted(s.Table()) {
 		if !slices.ContainsFunc(names(q.Spec.Hard), func(n string) bool { return about(k, n) }) {
 			continue
 		}

@@ -20,6 +20,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -41,6 +42,11 @@ type Feed struct {
 	decode Decode
 	log    *slog.Logger
 
+	// definition is the kind whose objects bring kinds, kinds makes the table of
+	// them (Extend).
+	definition *kind.Kind
+	kinds      Kinds
+
 	watch    store.Watch
 	skipped  atomic.Int64
 	types    map[*kind.Kind]reflect.Type
@@ -54,6 +60,18 @@ func New(st store.Store, v *view.View, decode Decode, log *slog.Logger) *Feed {
 		log = slog.New(slog.DiscardHandler)
 	}
 	return &Feed{store: st, view: v, decode: decode, log: log, types: map[*kind.Kind]reflect.Type{}, workers: 2}
+}
+
+// Kinds makes the table that holds while these definitions are there. now is the
+// newest table. It is called from one goroutine at a time; it gives now when
+// nothing has changed.
+type Kinds func(now *kind.Table, definitions []kind.Object) *kind.Table
+
+// Extend lets the objects of the kind definition bring kinds at run time. Before a
+// batch of changes that touches definitions is shown, the view gets the table that
+// kinds makes, and what the store holds of the new kinds. To be called before Load.
+func (f *Feed) Extend(definition *kind.Kind, kinds Kinds) {
+	f.definition, f.kinds = definition.Root(), kinds
 }
 
 // Run loads, follows until ctx is done, and returns nil then.
@@ -74,7 +92,10 @@ func (f *Feed) Load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	kinds, objects, err := f.decodeAll(ctx, page.KVs)
+	if t := f.tableOf(page.KVs); t != f.view.Table() {
+		f.view.Reshape(t, nil, nil, 0)
+	}
+	kinds, objects, err := f.decodeAll(ctx, f.view.Table(), page.KVs)
 	if err != nil {
 		return fmt.Errorf("load the view: %w", err)
 	}
@@ -111,8 +132,90 @@ func (f *Feed) begin(ctx context.Context) (store.Page, error) {
 	return page, nil
 }
 
+// tableOf is the table that the definitions among kvs make.
+func (f *Feed) tableOf(kvs []store.KV) *kind.Table {
+	now := f.view.Table()
+	if f.kinds == nil {
+		return now
+	}
+	var definitions []kind.Object
+	prefix := f.definition.StoreKey("", "")
+	first, _ := slices.BinarySearchFunc(kvs, prefix, func(kv store.KV, p string) int { return strings.Compare(kv.Key, p) })
+	for i := first; i < len(kvs) && strings.HasPrefix(kvs[i].Key, prefix); i++ {
+		o, err := f.decode(f.definition, kvs[i].Value)
+		if err != nil {
+			continue // reported when it is decoded for the view
+		}
+		o.SetResourceVersion(strconv.FormatInt(kvs[i].ModRevision, 10))
+		definitions = append(definitions, o)
+	}
+	return f.kinds(now, definitions)
+}
+
+// extend makes the table after changes, and loads what the new kinds hold at
+// revision at. It gives the view's table and nothing when nothing changes.
+func (f *Feed) extend(ctx context.Context, changes []view.Change, at int64) (*kind.Table, []view.Loading, error) {
+	now := f.view.Table()
+	if f.kinds == nil || !slices.ContainsFunc(changes, func(c view.Change) bool { return c.Kind == f.definition }) {
+		return now, nil, nil
+	}
+	newest := map[string]kind.Object{}
+	for i := range changes {
+		if c := &changes[i]; c.Kind == f.definition && c.New != nil {
+			newest[c.New.GetName()] = c.New
+		} else if c.Kind == f.definition {
+			newest[c.Last.GetName()] = nil
+		}
+	}
+	var definitions []kind.Object
+	for o := range f.view.Snapshot().All(f.definition, "") {
+		if o2, touched := newest[o.GetName()]; touched {
+			delete(newest, o.GetName())
+			if o = o2; o == nil {
+				continue
+			}
+		}
+		definitions = append(definitions, o)
+	}
+	for _, o := range newest {
+		if o != nil {
+			definitions = append(definitions, o)
+		}
+	}
+	table := f.kinds(now, definitions)
+	if table == now {
+		return now, nil, nil
+	}
+	var loading []view.Loading
+	for _, k := range table.Roots() {
+		if !k.Custom || now.Has(k) {
+			continue
+		}
+		l := view.Loading{Kind: k}
+		prefix := k.StoreKey("", "")
+		page, err := f.store.Range(ctx, prefix, store.PrefixEnd(prefix), 0, at)
+		if errors.Is(err, store.ErrCompacted) {
+			return nil, nil, err
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("load %s: %w", k, err)
+		}
+		_, objects, err := f.decodeAll(ctx, table, page.KVs)
+		if err != nil {
+			return nil, nil, fmt.Errorf("load %s: %w", k, err)
+		}
+		for _, o := range objects {
+			if o != nil {
+				l.Objects = append(l.Objects, o)
+			}
+		}
+		loading = append(loading, l)
+	}
+	return table, loading, nil
+}
+
 // decodeAll decodes kvs on a few goroutines; what is passed over is nil.
-func (f *Feed) decodeAll(ctx context.Context, kvs []store.KV) ([]*kind.Kind, []kind.Object, error) {
+func (f *Feed) decodeAll(ctx context.Context, table *kind.Table, kvs []store.KV) ([]*kind.Kind, []kind.Object, error) {
 	const chunk = 256
 	kinds := make([]*kind.Kind, len(kvs))
 	objects := make([]kind.Object, len(kvs))
@@ -126,7 +229,7 @@ func (f *Feed) decodeAll(ctx context.Context, kvs []store.KV) ([]*kind.Kind, []k
 					return
 				}
 				for i := from; i < min(from+chunk, len(kvs)); i++ {
-					k, _, _ := f.view.Table().ByStoreKey(kvs[i].Key)
+					k, _, _ := table.ByStoreKey(kvs[i].Key)
 					if k == nil {
 						continue
 					}
@@ -204,19 +307,31 @@ func (f *Feed) step(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("follow the store: %w", err)
 	}
-	changes := make([]view.Change, 0, len(events))
+	changes, table := make([]view.Change, 0, len(events)), f.view.Table()
 	for i := range events {
-		if c, ok := f.change(&events[i]); ok {
+		if c, ok := f.change(table, &events[i]); ok {
 			changes = append(changes, c)
 		}
 	}
-	f.view.ApplyAll(changes, progress)
+	next, loading, err := f.extend(context.WithoutCancel(ctx), changes, progress)
+	if errors.Is(err, store.ErrCompacted) {
+		return f.reload(context.WithoutCancel(ctx))
+	}
+	if err != nil {
+		return 0, fmt.Errorf("follow the store: %w", err)
+	}
+	if next == table {
+		f.view.ApplyAll(changes, progress)
+	} else {
+		// What is loaded holds this batch's writes of new kinds already.
+		f.view.Reshape(next, loading, changes, progress)
+	}
 	return len(events), nil
 }
 
 // change makes the view's change of an event.
-func (f *Feed) change(e *store.Event) (c view.Change, ok bool) {
-	k, _, _ := f.view.Table().ByStoreKey(e.KV.Key)
+func (f *Feed) change(table *kind.Table, e *store.Event) (c view.Change, ok bool) {
+	k, _, _ := table.ByStoreKey(e.KV.Key)
 	if k == nil {
 		return c, false
 	}
@@ -278,6 +393,15 @@ func (f *Feed) reload(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	if t := f.tableOf(page.KVs); t != f.view.Table() {
+		var loading []view.Loading
+		for _, k := range t.Roots() {
+			if k.Custom && !f.view.Table().Has(k) {
+				loading = append(loading, view.Loading{Kind: k})
+			}
+		}
+		f.view.Reshape(t, loading, nil, f.view.Snapshot().Revision())
+	}
 	snap := f.view.Snapshot()
 	table := f.view.Table()
 	present := make(map[view.Ref]bool, len(page.KVs))
@@ -293,7 +417,7 @@ func (f *Feed) reload(ctx context.Context) (int, error) {
 		}
 	}
 	slices.SortFunc(changed, func(a, b store.KV) int { return int(a.ModRevision - b.ModRevision) })
-	kinds, objects, err := f.decodeAll(ctx, changed)
+	kinds, objects, err := f.decodeAll(ctx, table, changed)
 	if err != nil {
 		return 0, fmt.Errorf("load the view anew: %w", err)
 	}
@@ -303,10 +427,7 @@ func (f *Feed) reload(ctx context.Context) (int, error) {
 			changes = append(changes, view.Change{Kind: kinds[i], Revision: changed[i].ModRevision, New: o})
 		}
 	}
-	for _, k := range table.Rows() {
-		if k.Root() != k || k.Virtual {
-			continue
-		}
+	for _, k := range table.Roots() {
 		for o := range snap.All(k, "") {
 			if !present[view.RefOf(k, o)] {
 				last := o.DeepCopyObject().(kind.Object)
