@@ -12,7 +12,7 @@ KUBECTL_VERSION := $(foreach v,gitVersion=v1.37.2 gitMajor=1 gitMinor=37 gitTree
 # Tests that start whole clusters run one after the other, with the machine to themselves.
 WHOLE := /test/(machine|sample|script)($$|/)
 
-.PHONY: help build deps up down test check sim bench images update clean
+.PHONY: help build deps etcd up down test check sim bench images update clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -28,6 +28,10 @@ build: deps ## build bin/proa with its helpers inside
 	@$(GO) run ./tools/pack $(EMBED) $(BIN)/helpers/proa-monitor $(BIN)/helpers/proa-runner $(BIN)/helpers/proa-kubectl
 	$(STATIC) $(GO) build -trimpath -ldflags '$(LDFLAGS) -X main.version=$(VERSION)' -o $(BIN)/proa ./cmd/proa
 
+etcd: ## build bin/etcd, the etcd that tests run on (a module of its own: test/etcd)
+	@mkdir -p $(BIN)
+	cd test/etcd && $(STATIC) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o ../../$(BIN)/etcd .
+
 images: build ## make the sample application's images (no registry needed)
 	@examples/dockercoins/build-images.sh $(BIN)/images
 
@@ -38,7 +42,7 @@ up: build images ## build, start a cluster, run the sample application, print it
 down: ## stop the cluster, keeping its data
 	$(BIN)/proa down
 
-test: build images ## every test: units, scenarios, simulation, real containers
+test: build images etcd ## every test: units, scenarios, simulation, real containers
 	@tools/deps.sh test
 	$(GO) vet ./...
 	$(GO) test -timeout 20m $$($(GO) list ./... | grep -vE '$(WHOLE)')

@@ -1,6 +1,7 @@
 // Package store is the contract of the revisioned, watchable store: the one log
-// of facts. It knows keys and bytes and no kinds. Implementations: mem, disk
-// (and etcd later); all pass storetest.
+// of facts. It knows keys and bytes and no kinds. Implementations: mem, disk and
+// etcd; all pass storetest. A store that several processes write (etcd) is a
+// Shared.
 //
 // Promises, in the words of storetest's cases:
 //
@@ -46,6 +47,9 @@ var (
 	// ErrNoSpace: the disk is full; the write was not applied and later writes may
 	// succeed when there is space again.
 	ErrNoSpace = errors.New("no space left on device")
+	// ErrUnavailable: a store on other machines cannot be reached, or could not
+	// decide in time. Nothing is read; whether a write was done is not known.
+	ErrUnavailable = errors.New("store is unavailable")
 )
 
 // Expectations of a conditional write besides a positive revision.
@@ -156,6 +160,17 @@ type Store interface {
 	Sync(ctx context.Context) error
 	// Close waits for what is under way, syncs and releases the files.
 	Close() error
+}
+
+// Shared is a Store that other processes write too. Revision is then the newest
+// that this process has seen, and a watch may deliver batches without events, which
+// tell of progress alone.
+type Shared interface {
+	Store
+	// Latest asks for the newest revision: at least that of every write that any
+	// process had been told of when Latest was called. Watches reach it soon, even
+	// if the write was none of their keys.
+	Latest(ctx context.Context) (int64, error)
 }
 
 // PrefixEnd is the end of the range of all keys that begin with prefix.
