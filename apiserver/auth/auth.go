@@ -59,8 +59,9 @@ type Attributes struct {
 	Verb                                                   string
 	Group, Version, Resource, Subresource, Namespace, Name string
 	Path                                                   string
-	// FieldSelector as sent; authorizers that know it may use it.
-	FieldSelector string
+	// FieldSelector and LabelSelector as sent with a list, watch or
+	// deletecollection; authorizers that know them may use them. They only narrow.
+	FieldSelector, LabelSelector string
 }
 
 // Decision of an authorizer.
