@@ -20,12 +20,16 @@ import (
 //	output       nat                the same
 //	postrouting  nat                masquerade
 //
-// Priorities of the nat chains are one behind those of package proxy, so that a
-// service wins where both have a port.
+// Priorities of the nat chains are behind those of package proxy, so that a
+// service wins where both have a port. Each nat chain exists twice: while the
+// table is replaced, the chains of both the old and the new one hang on the hooks, and a
+// packet that meets the new one before the commit and the old one after it
+// would find rules in neither; the second look finds the new ones.
 const (
 	prioGuard = -300
-	prioDNAT  = -99
+	prioDNAT  = -97
 	prioSNAT  = 101
+	again     = 2 // behind the first look
 )
 
 func setName(base string, addrSize int) string {
@@ -57,15 +61,19 @@ func (n *Network) fillTable() error {
 	t := n.Table()
 	b.ReplaceTable(t)
 	b.AddChain(t, nft.Chain{Name: "guard", Type: "filter", Hook: unix.NF_INET_PRE_ROUTING, Priority: prioGuard})
-	b.AddChain(t, nft.Chain{Name: "prerouting", Type: "nat", Hook: unix.NF_INET_PRE_ROUTING, Priority: prioDNAT})
-	b.AddChain(t, nft.Chain{Name: "output", Type: "nat", Hook: unix.NF_INET_LOCAL_OUT, Priority: prioDNAT})
-	b.AddChain(t, nft.Chain{Name: "postrouting", Type: "nat", Hook: unix.NF_INET_POST_ROUTING, Priority: prioSNAT})
 	b.AddChain(t, nft.Chain{Name: "hostports"})
+	b.AddChain(t, nft.Chain{Name: "masquerade"})
+	for suffix, later := range map[string]int32{"": 0, "-again": again} {
+		b.AddChain(t, nft.Chain{Name: "prerouting" + suffix, Type: "nat", Hook: unix.NF_INET_PRE_ROUTING, Priority: prioDNAT + later})
+		b.AddChain(t, nft.Chain{Name: "output" + suffix, Type: "nat", Hook: unix.NF_INET_LOCAL_OUT, Priority: prioDNAT + later})
+		b.AddChain(t, nft.Chain{Name: "postrouting" + suffix, Type: "nat", Hook: unix.NF_INET_POST_ROUTING, Priority: prioSNAT + later})
+		b.AddRule(t, "prerouting"+suffix, nft.Exprs(nft.DaddrLocal(), nft.Jump("hostports"))...)
+		b.AddRule(t, "output"+suffix, nft.Exprs(nft.DaddrLocal(), nft.Jump("hostports"))...)
+		b.AddRule(t, "postrouting"+suffix, nft.Jump("masquerade"))
+	}
 	pods := n.names.prefix
 
 	b.AddRule(t, "guard", nft.Exprs(nft.IifPrefix(pods), nft.DaddrWithin(netip.MustParsePrefix("127.0.0.0/8")), nft.Drop())...)
-	b.AddRule(t, "prerouting", nft.Exprs(nft.DaddrLocal(), nft.Jump("hostports"))...)
-	b.AddRule(t, "output", nft.Exprs(nft.DaddrLocal(), nft.Jump("hostports"))...)
 	for _, size := range n.addrSizes() {
 		a := addrType(size)
 		w := size / 4
@@ -77,10 +85,10 @@ func (n *Network) fillTable() error {
 		b.AddRule(t, "hostports", nft.Exprs(nft.FamilyOf(size), nft.Daddr(size, 0), rest)...)
 		b.AddRule(t, "hostports", nft.Exprs(nft.FamilyOf(size), nft.Immediate(0, make([]byte, size)), rest)...)
 
-		b.AddRule(t, "postrouting", nft.Exprs(nft.FamilyOf(size), nft.WasDNAT(), nft.Saddr(size, 0), nft.Daddr(size, w),
+		b.AddRule(t, "masquerade", nft.Exprs(nft.FamilyOf(size), nft.WasDNAT(), nft.Saddr(size, 0), nft.Daddr(size, w),
 			nft.In(hairpin, 0), nft.Masquerade())...)
 	}
-	b.AddRule(t, "postrouting", nft.Exprs(nft.OifPrefix(pods), nft.SaddrWithin(netip.MustParsePrefix("127.0.0.0/8")), nft.Masquerade())...)
+	b.AddRule(t, "masquerade", nft.Exprs(nft.OifPrefix(pods), nft.SaddrWithin(netip.MustParsePrefix("127.0.0.0/8")), nft.Masquerade())...)
 	for _, own := range n.cfg.PodCIDRs {
 		rule := nft.Exprs(nft.NotOifPrefix(pods), nft.SaddrWithin(own))
 		for _, c := range n.cfg.ClusterCIDRs {
@@ -88,7 +96,7 @@ func (n *Network) fillTable() error {
 				rule = append(rule, nft.DaddrOutside(c)...)
 			}
 		}
-		b.AddRule(t, "postrouting", append(rule, nft.Masquerade())...)
+		b.AddRule(t, "masquerade", append(rule, nft.Masquerade())...)
 	}
 
 	n.mu.Lock()

@@ -33,7 +33,7 @@ type Kernel struct {
 	conn *nft.Conn
 	ct   *netlink.Handle
 	// uses counts the service elements of each pick chain; a chain exists when its
-	// class is here.
+	// class is here. Without uses it stays for a while, see settle.
 	uses map[pick]int
 	// noTimeouts: this kernel has no timeouts per connection (CONFIG_NF_CONNTRACK_TIMEOUT).
 	noTimeouts bool
@@ -55,6 +55,9 @@ type pick struct {
 
 // usualCounts is up to which number of endpoints chains exist without need.
 const usualCounts = 16
+
+// idleCounts is how many other chains stay without need.
+const idleCounts = 16
 
 // OpenKernel connects to the network namespace of the calling thread.
 func OpenKernel(cfg KernelConfig) (*Kernel, error) {
@@ -265,6 +268,15 @@ func (k *Kernel) removePick(b *nft.Batch, p pick) {
 }
 
 // frame makes the table with what does not depend on services.
+//
+// Every look at a map sees the maps as they are at that instant, so that a packet
+// whose way through the chains overlaps the commit of a transaction meets the
+// number of endpoints from before and the endpoints from after, finds none, and
+// falls through. It is therefore looked up again, in a base chain of its own:
+// rules are those of the instant at which the kernel entered the base chain. The
+// priority lies behind that of the first look, so that during the replacement of
+// the whole table, when both tables hang on the hooks, one of the new table's
+// looks comes after the old table's. Packets to services never get as far.
 func (k *Kernel) frame(b *nft.Batch) {
 	t := k.cfg.Table
 	b.ReplaceTable(t)
@@ -283,6 +295,9 @@ func (k *Kernel) frame(b *nft.Batch) {
 		{Name: "prerouting", Type: "nat", Hook: unix.NF_INET_PRE_ROUTING, Priority: -100},
 		{Name: "output", Type: "nat", Hook: unix.NF_INET_LOCAL_OUT, Priority: -100},
 		{Name: "postrouting", Type: "nat", Hook: unix.NF_INET_POST_ROUTING, Priority: 100},
+		{Name: "prerouting-again", Type: "nat", Hook: unix.NF_INET_PRE_ROUTING, Priority: -98},
+		{Name: "output-again", Type: "nat", Hook: unix.NF_INET_LOCAL_OUT, Priority: -98},
+		{Name: "postrouting-again", Type: "nat", Hook: unix.NF_INET_POST_ROUTING, Priority: 104},
 		// Right behind the rewriting and before routing, which refuses to forward to
 		// where there is nothing (Linux 5.9 rejects here).
 		{Name: "reject-in", Type: "filter", Hook: unix.NF_INET_PRE_ROUTING, Priority: -90},
@@ -291,8 +306,9 @@ func (k *Kernel) frame(b *nft.Batch) {
 	} {
 		b.AddChain(t, c)
 	}
-	b.AddRule(t, "prerouting", nft.Jump("services"))
-	b.AddRule(t, "output", nft.Jump("services"))
+	for _, chain := range []string{"prerouting", "output", "prerouting-again", "output-again"} {
+		b.AddRule(t, chain, nft.Jump("services"))
+	}
 	for _, hook := range []string{"reject-in", "reject-out"} {
 		b.AddRule(t, hook, nft.Exprs(nft.IsNew(), nft.NotDNAT(), nft.Jump("reject"))...)
 	}
@@ -334,7 +350,9 @@ func (k *Kernel) frame(b *nft.Batch) {
 
 		masquerade := in("masquerade")
 		b.AddChain(t, nft.Chain{Name: masquerade})
-		b.AddRule(t, "postrouting", nft.Exprs(family, nft.WasDNAT(), foreign, nft.NotOifPrefix(k.cfg.PodLinks), nft.Goto(masquerade))...)
+		for _, chain := range []string{"postrouting", "postrouting-again"} {
+			b.AddRule(t, chain, nft.Exprs(family, nft.WasDNAT(), foreign, nft.NotOifPrefix(k.cfg.PodLinks), nft.Goto(masquerade))...)
+		}
 		for _, anyAddr := range []bool{false, true} {
 			addr := nft.OriginalDaddr(atKey)
 			if anyAddr {
@@ -427,15 +445,8 @@ func (k *Kernel) Apply(delta rule.Delta) error {
 			adds[newSet] = append(adds[newSet], newElem)
 		}
 	}
-	var gone []pick
-	for p, n := range uses {
-		had, exists := k.uses[p]
-		switch {
-		case !exists:
-			k.addPick(&b, p)
-		case had+n == 0 && !p.isUsual():
-			gone = append(gone, p)
-		}
+	if err := k.settle(uses); err != nil {
+		return err
 	}
 	for set, elements := range deletes {
 		b.Delete(k.cfg.Table, set, elements...)
@@ -443,16 +454,46 @@ func (k *Kernel) Apply(delta rule.Delta) error {
 	for set, elements := range adds {
 		b.Add(k.cfg.Table, set, elements...)
 	}
-	for _, p := range gone {
-		k.removePick(&b, p)
-	}
 	if err := k.conn.Apply(&b); err != nil {
 		return fmt.Errorf("change service rules (%d elements): %w", len(delta), err)
 	}
 	for p, n := range uses {
 		k.uses[p] += n
 	}
-	for _, p := range gone {
+	return nil
+}
+
+// settle makes the chains that a change needs, and removes some that nothing needs
+// any more: in a transaction before the change's own, so that no packet which meets
+// a service's element from before or after the change finds its chain missing.
+// (Packets from outside would go on to the rule for those from inside.)
+func (k *Kernel) settle(change map[pick]int) error {
+	var b nft.Batch
+	var fresh, idle []pick
+	for p := range change {
+		if _, exists := k.uses[p]; !exists {
+			fresh = append(fresh, p)
+			k.addPick(&b, p)
+		}
+	}
+	for p, n := range k.uses {
+		if _, touched := change[p]; n == 0 && !touched && !p.isUsual() {
+			idle = append(idle, p)
+		}
+	}
+	if len(idle) <= idleCounts {
+		idle = nil
+	}
+	for _, p := range idle {
+		k.removePick(&b, p)
+	}
+	if err := k.conn.Apply(&b); err != nil {
+		return fmt.Errorf("change classes of services (%d new, %d idle): %w", len(fresh), len(idle), err)
+	}
+	for _, p := range fresh {
+		k.uses[p] = 0
+	}
+	for _, p := range idle {
 		delete(k.uses, p)
 	}
 	return nil

@@ -685,8 +685,16 @@ func TestManyEndpoints(t *testing.T) {
 			t.Errorf("with %d endpoints: %v", n, err)
 		}
 	}
-	if n := len(w.kernel.uses); n != usualCounts+1 {
-		t.Errorf("%d pick chains, want the usual %d and one", n, usualCounts)
+	for n := 17; n <= 40; n++ {
+		w.apply(endpoints("s", 8080, ips[:n]...))
+		w.live()
+		if n := len(w.kernel.uses); n > usualCounts+idleCounts+2 {
+			t.Errorf("%d pick chains, want the usual %d, not more than %d idle ones, and two", n, usualCounts, idleCounts)
+		}
+	}
+	a.Want("tcp", "10.96.0.2:80", "b")
+	if err := w.kernel.VerifyFrame(); err != nil {
+		t.Error(err)
 	}
 }
 
