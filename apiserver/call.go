@@ -135,7 +135,15 @@ func (s *Server) waitFor(ctx context.Context, rev int64) error {
 	if s.view.Snapshot().Revision() >= rev {
 		return nil
 	}
-	if current := s.store.Revision(); rev > current {
+	current := s.store.Revision()
+	if shared, ok := s.store.(store.Shared); ok && rev > current {
+		// Another server may have told the client of it.
+		var err error
+		if current, err = shared.Latest(ctx); err != nil {
+			return err
+		}
+	}
+	if rev > current {
 		return tooLarge(rev, current)
 	}
 	wait, cancel := context.WithTimeout(ctx, 3*time.Second)
@@ -155,9 +163,16 @@ func tooLarge(asked, current int64) error {
 	return err
 }
 
-// fresh waits until reads contain everything that is committed now.
+// fresh waits until reads contain everything that is committed now, by other
+// servers too.
 func (s *Server) fresh(ctx context.Context) error {
 	rev := s.store.Revision()
+	if shared, ok := s.store.(store.Shared); ok {
+		var err error
+		if rev, err = shared.Latest(ctx); err != nil {
+			return err
+		}
+	}
 	if s.view.Snapshot().Revision() >= rev {
 		return nil
 	}

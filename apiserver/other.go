@@ -11,6 +11,7 @@ import (
 	"net/http/pprof"
 	"strings"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -207,11 +208,17 @@ func (q *request) servePprof() error {
 	return nil
 }
 
+// storageCheckTimeout bounds the check of the store, as upstream's
+// --etcd-healthcheck-timeout.
+const storageCheckTimeout = 2 * time.Second
+
 // checks of one health endpoint.
 func (s *Server) checks(endpoint string) []Check {
 	ping := Check{"ping", func(context.Context) error { return nil }}
 	log := Check{"log", func(context.Context) error { return nil }}
 	storage := Check{"etcd", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, storageCheckTimeout)
+		defer cancel()
 		_, _, err := s.store.Get(ctx, "/registry/health", 0)
 		if err == nil || isNotFoundKey(err) {
 			return nil

@@ -1,6 +1,7 @@
 // Package apitest starts a whole API server in a test: memory store, view, fed
 // from the store, and the handler on a loopback port with TLS and HTTP/2. The
-// bearer token names the user: "admin" may do everything, any other name nothing
+// With PROA_TEST_STORE=etcd in the environment the store is one on a real etcd that
+// the test starts. The bearer token names the user: "admin" may do everything, any other name nothing
 // but read health, version and discovery, unless Authz says otherwise.
 package apitest
 
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,6 +25,8 @@ import (
 	"proa.dev/env"
 	"proa.dev/kind"
 	"proa.dev/store"
+	"proa.dev/store/etcd"
+	"proa.dev/store/etcd/etcdtest"
 	"proa.dev/store/mem"
 	"proa.dev/view"
 	"proa.dev/view/feed"
@@ -82,10 +86,30 @@ func (AdminOnly) Authorize(_ context.Context, a auth.Attributes) (auth.Decision,
 // Admin is the identity of the admin token.
 var Admin = auth.User{Name: "admin", Groups: []string{auth.AllAuthenticated, auth.Masters}}
 
+// Store opens the store that the environment chooses: in memory, or on an etcd of
+// the test's own.
+func Store(t testing.TB) store.Store {
+	t.Helper()
+	switch which := os.Getenv("PROA_TEST_STORE"); which {
+	case "", "mem":
+		return mem.Open(mem.Config{})
+	case "etcd":
+		st, err := etcd.Open(t.Context(), etcd.Config{Endpoints: []string{etcdtest.Start(t).URL}, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { st.Close() })
+		return st
+	default:
+		t.Fatalf("PROA_TEST_STORE is %q: it must be mem or etcd", which)
+		return nil
+	}
+}
+
 // Start runs a server until the test ends. change may adapt the configuration.
 func Start(t testing.TB, change func(*apiserver.Config)) *Cluster {
 	t.Helper()
-	st := mem.Open(mem.Config{})
+	st := Store(t)
 	v := view.New(kind.All, 0)
 	cfg := apiserver.Config{Table: kind.All, Store: st, View: v, Authn: Tokens{}, Tokens: Tokens{}, Authz: AdminOnly{},
 		Version: version.Info{Major: "1", Minor: "37", GitVersion: "v1.37.0+proa"}}

@@ -76,18 +76,33 @@ func (s *Store) askRounds() {
 			return
 		}
 		s.rounds.mu.Unlock()
-		ctx, cancel := s.request(s.ctx)
-		resp, err := s.client.Get(ctx, s.cfg.Prefix+"/health", clientv3.WithCountOnly())
-		cancel()
-		if err != nil {
-			r.err = s.fault(s.ctx, err)
-		} else {
-			r.rev = resp.Header.Revision
-			s.note(r.rev)
-		}
+		r.rev, r.err = s.ask()
 		close(r.done)
 	}
 }
+
+// ask asks etcd, again and again until RequestTimeout is over: an etcd that
+// starts anew or chooses another leader fails no request.
+func (s *Store) ask() (int64, error) {
+	ctx, cancel := s.request(s.ctx)
+	defer cancel()
+	for {
+		resp, err := s.client.Get(ctx, s.cfg.Prefix+"/health", clientv3.WithCountOnly())
+		if err == nil {
+			s.note(resp.Header.Revision)
+			return resp.Header.Revision, nil
+		}
+		t := s.clock.NewTimer(askAgain)
+		select {
+		case <-t.C():
+		case <-ctx.Done():
+			t.Stop()
+			return 0, s.fault(s.ctx, err)
+		}
+	}
+}
+
+const askAgain = 100 * time.Millisecond
 
 // want says that somebody waits for the watches to reach rev.
 func (s *Store) want(rev int64) {

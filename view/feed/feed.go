@@ -331,7 +331,7 @@ func (f *Feed) step(ctx context.Context) (int, error) {
 
 // change makes the view's change of an event.
 func (f *Feed) change(table *kind.Table, e *store.Event) (c view.Change, ok bool) {
-	k, _, _ := table.ByStoreKey(e.KV.Key)
+	k, namespace, name := table.ByStoreKey(e.KV.Key)
 	if k == nil {
 		return c, false
 	}
@@ -340,6 +340,14 @@ func (f *Feed) change(table *kind.Table, e *store.Event) (c view.Change, ok bool
 	o, err := f.object(k, &e.KV, revision)
 	if o == nil && err == nil && e.Prev != nil {
 		o, err = f.object(k, e.Prev, revision)
+	}
+	if e.Deleted && (o == nil || err != nil) {
+		// History before the removal may be compacted, or unreadable: what the view has
+		// is the state before.
+		if old := f.view.Snapshot().Get(k, namespace, name); old != nil {
+			o, err = old.DeepCopyObject().(kind.Object), nil
+			o.SetResourceVersion(revision)
+		}
 	}
 	if err != nil || o == nil {
 		if err == nil {
