@@ -90,6 +90,8 @@ func (q *request) serve() error {
 	switch {
 	case err != nil:
 		return apierrors.NewUnauthorized("Unauthorized")
+	case !ok && s.cfg.Anonymous != nil && !s.cfg.Anonymous(q.r):
+		return apierrors.NewUnauthorized("Unauthorized")
 	case !ok:
 		user = auth.User{Name: auth.Anonymous, Groups: []string{auth.AllUnauthenticated}}
 	case user.Name != auth.Anonymous && !user.In(auth.AllAuthenticated):
@@ -129,6 +131,11 @@ func (q *request) serve() error {
 		defer cancel()
 	}
 	a := q.route.attributes(q.user, q.r.URL.Path, q.query.Get("fieldSelector"))
+	if a.Verb == "list" || a.Verb == "watch" || a.Verb == "deletecollection" {
+		a.LabelSelector = q.query.Get("labelSelector")
+	} else {
+		a.FieldSelector = "" // it narrows nothing there
+	}
 	if err := s.authorizeAttributes(ctx, a); err != nil {
 		return err
 	}

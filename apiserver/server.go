@@ -65,12 +65,15 @@ type Config struct {
 	Clock env.Clock // nil: the system's
 	Rand  env.Rand  // nil: the system's
 
-	Authn  auth.Authenticator
-	Tokens auth.TokenAuthenticator // nil: TokenReview finds nobody
-	Authz  auth.Authorizer
-	Rules  auth.RuleResolver // nil: SelfSubjectRulesReview is incomplete
-	Admit  admit.Chain
-	Nodes  NodeTransport // nil: log, exec and proxy answer 503
+	Authn auth.Authenticator
+	// Anonymous says which requests without credentials are let in as
+	// system:anonymous; nil: all. The others are answered 401.
+	Anonymous func(*http.Request) bool
+	Tokens    auth.TokenAuthenticator // nil: TokenReview finds nobody
+	Authz     auth.Authorizer
+	Rules     auth.RuleResolver // nil: SelfSubjectRulesReview is incomplete
+	Admit     admit.Chain
+	Nodes     NodeTransport // nil: log, exec and proxy answer 503
 
 	// IssueToken fills the status of a TokenRequest for the service account in r.Old
 	// (serviceaccounts/token). Nil: 501.

@@ -108,6 +108,9 @@ func (s *Server) reviewAccess(ctx context.Context, kindName string, spec *author
 	if spec.User == "" && len(spec.Groups) == 0 {
 		errs = append(errs, field.Invalid(path.Child("user"), spec.User, "at least one of user or group must be specified"))
 	}
+	if ra != nil {
+		errs = append(errs, checkSelectors(ra, path.Child("resourceAttributes"))...)
+	}
 	if len(errs) > 0 {
 		return apierrors.NewInvalid(schema.GroupKind{Group: "authorization.k8s.io", Kind: kindName}, "", errs)
 	}
@@ -121,9 +124,7 @@ func (s *Server) reviewAccess(ctx context.Context, kindName string, spec *author
 	if ra != nil {
 		a.Verb, a.Group, a.Version, a.Resource, a.Subresource = ra.Verb, ra.Group, ra.Version, ra.Resource, ra.Subresource
 		a.Namespace, a.Name = ra.Namespace, ra.Name
-		if ra.FieldSelector != nil {
-			a.FieldSelector = ra.FieldSelector.RawSelector
-		}
+		a.FieldSelector, a.LabelSelector = rawFields(ra.FieldSelector), rawLabels(ra.LabelSelector)
 	} else {
 		a.Verb, a.Path = nra.Verb, nra.Path
 	}
