@@ -1,0 +1,226 @@
+package webhook
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	admissionv1 "k8s.io/api/admission/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	kjson "sigs.k8s.io/json"
+
+	"proa.dev/apiserver/admit"
+	"proa.dev/apiserver/extend/match"
+	"proa.dev/apiserver/patch"
+	"proa.dev/kind"
+)
+
+func duration(nanoseconds int64) time.Duration { return time.Duration(nanoseconds) }
+
+// start remembers when a call began.
+func (w *Webhooks) start() func() int64 {
+	at := w.cfg.Clock.Now().UnixNano()
+	return func() int64 { return at }
+}
+
+// memory is what the first round leaves for the second (Kubernetes docs, "Dynamic
+// Admission Control", "Reinvocation policy").
+type memory struct {
+	output kind.Object     // the object after the last round
+	ready  map[string]bool // asked already and willing to be asked again
+	again  map[string]bool // to be asked again
+}
+
+// changed: something was changed after these had been asked.
+func (m *memory) changed() {
+	for id := range m.ready {
+		m.again[id] = true
+	}
+	clear(m.ready)
+}
+
+func remembered(r *admit.Request) *memory {
+	if m, ok := r.Notes[MutatingName].(*memory); ok {
+		return m
+	}
+	m := &memory{ready: map[string]bool{}, again: map[string]bool{}}
+	r.Note(MutatingName, m)
+	return m
+}
+
+// mutate asks the matching mutating webhooks in order.
+func (w *Webhooks) mutate(ctx context.Context, r *admit.Request) error {
+	hooks := w.mutating.in(r.Snapshot)
+	if len(hooks) == 0 || match.Exempt(r) || admit.IsInner(ctx) {
+		return nil
+	}
+	q := match.New(r)
+	var m *memory
+	round := 0
+	if r.Again {
+		round = 1
+		m = remembered(r)
+		if m.output == nil || r.Object == nil || !apiequality.Semantic.DeepEqual(m.output, r.Object) {
+			m.changed()
+		}
+		if len(m.again) == 0 {
+			return nil
+		}
+	}
+	var sent *review
+	var sentRow *kind.Kind
+	for i, h := range hooks {
+		row, err := w.matches(ctx, q, h, "admit")
+		if err != nil {
+			return err
+		}
+		if row == nil || r.Again && !m.again[h.id] {
+			continue
+		}
+		if m == nil {
+			m = remembered(r)
+		}
+		v, err := q.Version(row)
+		if err != nil {
+			return apierrors.NewInternalError(err)
+		}
+		if sent == nil || sentRow != row {
+			if sent, err = encodeReview(v); err != nil {
+				return apierrors.NewInternalError(err)
+			}
+			sentRow = row
+		}
+		key := "round_" + strconv.Itoa(round) + "_index_" + strconv.Itoa(i)
+		start := w.start()
+		changed, err := w.ask(ctx, q, h, row, sent, key)
+		w.observe(q, h, "admit", err, start)
+		note(ctx, "mutation.webhook.admission.k8s.io/"+key, struct {
+			Configuration string `json:"configuration"`
+			Webhook       string `json:"webhook"`
+			Mutated       bool   `json:"mutated"`
+		}{h.config, h.name, changed})
+		if changed {
+			sent = nil
+			m.changed()
+			r.Reinvoke = true
+		}
+		if h.reinvoke {
+			m.ready[h.id] = true
+		}
+		var call *callError
+		switch {
+		case err == nil:
+		case errors.As(err, &call) && h.ignores():
+			if !errors.Is(err, context.Canceled) {
+				w.failOpen(ctx, h, "admit", err)
+				admit.Annotate(ctx, "failed-open.mutation.webhook.admission.k8s.io/"+key, h.name)
+			}
+			if ctx.Err() != nil {
+				return apierrors.NewTimeoutError("request did not complete within requested timeout", 0)
+			}
+		case errors.As(err, &call):
+			return closed(call)
+		default:
+			return status(err)
+		}
+	}
+	if m != nil && !r.Again && r.Object != nil {
+		m.output = r.Object.DeepCopyObject().(kind.Object)
+	}
+	return nil
+}
+
+func note(ctx context.Context, key string, value any) {
+	if b, err := json.Marshal(value); err == nil {
+		admit.Annotate(ctx, key, string(b))
+	}
+}
+
+// ask asks one mutating webhook and carries its patch out.
+func (w *Webhooks) ask(ctx context.Context, q *match.Request, h *webhook, row *kind.Kind, sent *review, key string) (changed bool, err error) {
+	v, err := q.Version(row)
+	if err != nil {
+		return false, apierrors.NewInternalError(err)
+	}
+	response, err := w.call(ctx, q, h, row, v, sent, true)
+	if err != nil {
+		return false, err
+	}
+	heard(ctx, h, response, q.Warn)
+	if !response.Allowed {
+		return false, reject(h.name, response.Result)
+	}
+	if len(response.Patch) == 0 {
+		return false, nil
+	}
+	ops, err := jsonpatch.DecodePatch(response.Patch)
+	if err != nil {
+		return false, &callError{h.name, fmt.Errorf("received undecodable patch in webhook response: %w", err), apierrors.NewServiceUnavailable("error decoding patch in webhook response")}
+	}
+	if len(ops) == 0 {
+		return false, nil
+	}
+	if len(ops) > patch.MaxOperations {
+		return false, &callError{h.name, fmt.Errorf("the patch has %d operations, more than the allowed %d", len(ops), patch.MaxOperations), apierrors.NewServiceUnavailable("error decoding patch in webhook response")}
+	}
+	before := v.VersionedObject.Object()
+	if before == nil {
+		return false, apierrors.NewInternalError(fmt.Errorf("admission webhook %q attempted to modify the object, which is not supported for this operation", h.name))
+	}
+	if *response.PatchType != admissionv1.PatchTypeJSONPatch {
+		return false, &callError{h.name, fmt.Errorf("unsupported patch type %q", *response.PatchType), apierrors.NewServiceUnavailable("error decoding patch in webhook response")}
+	}
+	after, err := patched(q, row, before, sent.object, ops)
+	if err != nil {
+		return false, apierrors.NewInternalError(err)
+	}
+	changed = !apiequality.Semantic.DeepEqual(before, after)
+	// Auditors keep this one from level Request on, as it may hold what was sent.
+	note(ctx, "patch.webhook.admission.k8s.io/"+key, struct {
+		Configuration string          `json:"configuration"`
+		Webhook       string          `json:"webhook"`
+		Patch         json.RawMessage `json:"patch"`
+		PatchType     string          `json:"patchType"`
+	}{h.config, h.name, response.Patch, string(admissionv1.PatchTypeJSONPatch)})
+	q.Default(row, after)
+	if err := q.Update(row, after); err != nil {
+		return changed, err
+	}
+	return changed, nil
+}
+
+// patched applies a patch to an encoded object and decodes what comes out. Fields
+// that the kind does not know are dropped, as upstream does.
+func patched(q *match.Request, row *kind.Kind, before runtime.Object, encoded []byte, ops jsonpatch.Patch) (runtime.Object, error) {
+	doc, err := ops.Apply(encoded)
+	if err != nil {
+		return nil, err
+	}
+	var after runtime.Object
+	if _, ok := before.(*unstructured.Unstructured); ok {
+		u := &unstructured.Unstructured{}
+		if err := u.UnmarshalJSON(doc); err != nil {
+			return nil, err
+		}
+		after = u
+	} else {
+		if after, err = q.New(row); err != nil {
+			return nil, err
+		}
+		if err := kjson.UnmarshalCaseSensitivePreserveInts(doc, after); err != nil {
+			return nil, err
+		}
+	}
+	was, is := before.GetObjectKind().GroupVersionKind(), after.GetObjectKind().GroupVersionKind()
+	if was != is {
+		return nil, fmt.Errorf("the patch made a %s of a %s", is, was)
+	}
+	return after, nil
+}
