@@ -139,6 +139,7 @@ type Network struct {
 	pool     *pool
 	doomed   map[string]bool // links that Teardown has marked
 	doomWake chan struct{}
+	calm     calm // of WaitTaken
 }
 
 // names of what one cluster makes on a host.

@@ -34,6 +34,9 @@ func (w *worker) launch(ctx context.Context, f pod.Launch) pod.Event {
 	if err != nil {
 		return answer("", "CreateContainerConfigError", err)
 	}
+	if err := joinTarget(cfg, p, s.Containers); err != nil {
+		return answer("", "CreateContainerConfigError", err)
+	}
 	boxCfg, _, err := w.a.sandboxConfig(p, sandboxAttempt)
 	if err != nil {
 		return answer("", "CreateContainerConfigError", err)
@@ -240,6 +243,23 @@ func seccomp(profile *corev1.SeccompProfile, privileged bool) *runtimeapi.Securi
 		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: *profile.LocalhostProfile}
 	}
 	return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
+}
+
+// joinTarget puts an ephemeral container that names a target among the target's
+// processes, unless the pod's containers share theirs anyway.
+func joinTarget(cfg *runtimeapi.ContainerConfig, p *corev1.Pod, containers []pod.Container) error {
+	target := pod.Target(p, cfg.Metadata.Name)
+	ns := cfg.Linux.SecurityContext.NamespaceOptions
+	if target == "" || ns.Pid != runtimeapi.NamespaceMode_CONTAINER {
+		return nil
+	}
+	for i := range containers {
+		if containers[i].Name == target && containers[i].ID != "" {
+			ns.Pid, ns.TargetId = runtimeapi.NamespaceMode_TARGET, containers[i].ID
+			return nil
+		}
+	}
+	return fmt.Errorf("unable to find target container %s", target)
 }
 
 func namespaces(p *corev1.Pod) *runtimeapi.NamespaceOption {

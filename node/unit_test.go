@@ -14,6 +14,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"proa.dev/node/pod"
 )
 
 func TestRegistryMatches(t *testing.T) {
@@ -152,5 +155,37 @@ func TestShortOfDisk(t *testing.T) {
 	}
 	if !short(total, 1<<30, e.DiskPercent, e.DiskBytes) || short(4<<30, 1<<30, e.DiskPercent, e.DiskBytes) {
 		t.Error("bounds of disk pressure")
+	}
+}
+
+func TestJoinTarget(t *testing.T) {
+	p := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "a"}, {Name: "b"}}, EphemeralContainers: []corev1.EphemeralContainer{
+		{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "look"}, TargetContainerName: "a"},
+		{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "early"}, TargetContainerName: "b"},
+		{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "free"}},
+	}}}
+	containers := []pod.Container{{Name: "a", ID: "id-a"}, {Name: "b"}}
+	shared := p.DeepCopy()
+	shared.Spec.ShareProcessNamespace = new(bool)
+	*shared.Spec.ShareProcessNamespace = true
+	for _, c := range []struct {
+		pod            *corev1.Pod
+		container      string
+		mode           runtimeapi.NamespaceMode
+		target, refuse string
+	}{
+		{p, "look", runtimeapi.NamespaceMode_TARGET, "id-a", ""},
+		{p, "early", runtimeapi.NamespaceMode_CONTAINER, "", "unable to find target container b"},
+		{p, "free", runtimeapi.NamespaceMode_CONTAINER, "", ""},
+		{p, "a", runtimeapi.NamespaceMode_CONTAINER, "", ""},
+		{shared, "look", runtimeapi.NamespaceMode_POD, "", ""},
+	} {
+		cfg := &runtimeapi.ContainerConfig{Metadata: &runtimeapi.ContainerMetadata{Name: c.container},
+			Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{NamespaceOptions: namespaces(c.pod)}}}
+		err := joinTarget(cfg, c.pod, containers)
+		ns := cfg.Linux.SecurityContext.NamespaceOptions
+		if (err == nil) != (c.refuse == "") || err != nil && err.Error() != c.refuse || ns.Pid != c.mode || ns.TargetId != c.target {
+			t.Errorf("%s: %s of %q, %v; want %s of %q, %q", c.container, ns.Pid, ns.TargetId, err, c.mode, c.target, c.refuse)
+		}
 	}
 }

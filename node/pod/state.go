@@ -219,6 +219,17 @@ func Spec(p *corev1.Pod, name string) *corev1.Container {
 	return nil
 }
 
+// Target of an ephemeral container: the container whose processes it shall see;
+// "" for none.
+func Target(p *corev1.Pod, name string) string {
+	for i := range p.Spec.EphemeralContainers {
+		if p.Spec.EphemeralContainers[i].Name == name {
+			return p.Spec.EphemeralContainers[i].TargetContainerName
+		}
+	}
+	return ""
+}
+
 // FieldPath of a container inside the pod, as events name it.
 func FieldPath(p *corev1.Pod, name string) string {
 	for i := range p.Spec.InitContainers {
