@@ -47,7 +47,7 @@ func (s *server) startDoor() error {
 	mux.HandleFunc("POST /images/pull", s.withImages(s.handlePull))
 	mux.HandleFunc("DELETE /images", s.withImages(s.handleRemove))
 	web := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	s.group.run("door", func(ctx context.Context) error {
+	s.group.Go("door", func(ctx context.Context) error {
 		stop := context.AfterFunc(ctx, func() {
 			end, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
@@ -112,7 +112,7 @@ func (s *server) handleDown(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	say(line{Done: true})
-	s.group.cancel(errStopped)
+	s.group.End(errStopped)
 }
 
 func (s *server) withImages(f http.HandlerFunc) http.HandlerFunc {

@@ -29,6 +29,7 @@ import (
 	"proa.dev/node"
 	"proa.dev/node/stream"
 	"proa.dev/proxy"
+	core "proa.dev/server"
 	"proa.dev/view"
 )
 
@@ -108,18 +109,18 @@ func (s *server) startNode(services netip.Prefix) error {
 		if m.engine, err = engine.New(ec); err != nil {
 			return err
 		}
-		if err := m.network.Up(s.group.ctx); err != nil {
+		if err := m.network.Up(s.group.Context()); err != nil {
 			return err
 		}
-		s.group.run("network", m.network.Run)
-		s.group.run("engine", m.engine.Run)
-		s.group.run("CRI socket", func(ctx context.Context) error { return criserve.Serve(ctx, m.engine, s.cl.Run("cri.sock")) })
+		s.group.Go("network", m.network.Run)
+		s.group.Go("engine", m.engine.Run)
+		s.group.Go("CRI socket", func(ctx context.Context) error { return criserve.Serve(ctx, m.engine, s.cl.Run("cri.sock")) })
 		select {
 		case <-m.engine.Ready():
-		case <-s.group.ctx.Done():
-			return context.Cause(s.group.ctx)
+		case <-s.group.Context().Done():
+			return context.Cause(s.group.Context())
 		}
-		return m.reconcile(s.group.ctx)
+		return m.reconcile(s.group.Context())
 	}); err != nil {
 		return err
 	}
@@ -156,25 +157,25 @@ func (s *server) startServices(m *machine) error {
 	if m.proxy, err = proxy.New(proxy.Config{NodeName: s.card.Node, View: s.view, Kernel: m.kernel, Clock: s.clock, Log: s.log}); err != nil {
 		return err
 	}
-	s.group.run("proxy", m.proxy.Run)
+	s.group.Go("proxy", m.proxy.Run)
 	server, err := dns.New(dns.Config{View: s.view, Domain: first.Domain, Listen: []netip.AddrPort{netip.AddrPortFrom(gateway(s.card), 53)},
 		Reverse: append(append([]netip.Prefix(nil), nc.ClusterCIDRs...), nc.ServiceCIDRs...), Allow: append(append([]netip.Prefix(nil), nc.ClusterCIDRs...), hostPrefixes()...), Clock: s.clock, Log: s.log})
 	if err != nil {
 		return err
 	}
-	s.group.run("DNS", server.Run)
+	s.group.Go("DNS", server.Run)
 	select {
 	case <-m.proxy.Ready():
 		return nil
-	case <-s.group.ctx.Done():
-		return context.Cause(s.group.ctx)
+	case <-s.group.Context().Done():
+		return context.Cause(s.group.Context())
 	}
 }
 
 func (s *server) startAgent(m *machine, services netip.Prefix) error {
 	name := s.card.Node
 	host := cluster.HostAddress()
-	me := s.api.Local(auth.User{Name: auth.NodePrefix + name, Groups: []string{auth.NodesGroup, auth.AllAuthenticated}})
+	me := s.core.Client(auth.User{Name: auth.NodePrefix + name, Groups: []string{auth.NodesGroup, auth.AllAuthenticated}})
 	var err error
 	m.agent, err = node.New(node.Config{
 		Name: name, Client: me, View: s.view, Shared: true, Engine: m.engine, Streams: streams{m.engine},
@@ -182,7 +183,7 @@ func (s *server) startAgent(m *machine, services netip.Prefix) error {
 		Clock: s.clock, Rand: s.rand, Log: s.log,
 		DataDir: s.cl.DataDir, LogDir: s.cl.Path("logs", "pods"),
 		ClusterDNS: []string{first.ServiceAddress(services, 10).String()}, ClusterDomain: first.Domain,
-		HostIPs: []string{host.String()}, MaxPods: int32(s.card.MaxPods), Version: kubernetesVersion, Port: int32(s.card.KubeletPort),
+		HostIPs: []string{host.String()}, MaxPods: int32(s.card.MaxPods), Version: core.KubernetesVersion, Port: int32(s.card.KubeletPort),
 	})
 	if err != nil {
 		return err
@@ -197,15 +198,15 @@ func (s *server) startAgent(m *machine, services netip.Prefix) error {
 	})
 	handler := m.agent.Handler(
 		func(r *http.Request) (stream.User, bool) {
-			u, ok, err := s.authn.Authenticate(r)
+			u, ok, err := s.core.Authn.Authenticate(r)
 			return stream.User{Name: u.Name, UID: u.UID, Groups: u.Groups}, ok && err == nil
 		},
 		func(ctx context.Context, u stream.User, verb, sub string) bool {
-			d, _, err := s.authz.Authorize(ctx, auth.Attributes{User: auth.User{Name: u.Name, UID: u.UID, Groups: u.Groups}, Verb: verb, Version: "v1", Resource: "nodes", Subresource: sub, Name: name})
+			d, _, err := s.core.Authz.Authorize(ctx, auth.Attributes{User: auth.User{Name: u.Name, UID: u.UID, Groups: u.Groups}, Verb: verb, Version: "v1", Resource: "nodes", Subresource: sub, Name: name})
 			return d == auth.Allow && err == nil
 		})
 	web := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, TLSConfig: &tls.Config{GetCertificate: serving.GetCertificate, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12}}
-	s.group.run("node port", func(ctx context.Context) error {
+	s.group.Go("node port", func(ctx context.Context) error {
 		stop := context.AfterFunc(ctx, func() { web.Close() })
 		defer stop()
 		if err := web.ServeTLS(listener, "", ""); ctx.Err() == nil {
@@ -213,13 +214,13 @@ func (s *server) startAgent(m *machine, services netip.Prefix) error {
 		}
 		return nil
 	})
-	ctx, stop := context.WithCancel(s.group.ctx)
+	ctx, stop := context.WithCancel(s.group.Context())
 	m.stopAgent, m.agentDone = stop, make(chan struct{})
-	s.group.run("node", func(context.Context) error {
+	s.group.Go("node", func(context.Context) error {
 		defer close(m.agentDone)
 		return m.agent.Run(ctx)
 	})
-	return waitNode(s.group.ctx, s.view, name)
+	return waitNode(s.group.Context(), s.view, name)
 }
 
 // drain returns when no connection comes to the pod any more through services, and

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"proa.dev/cluster"
+	core "proa.dev/server"
 )
 
 // version is set by the linker: git describe.
@@ -97,7 +98,7 @@ func onlyGroups(c *cobra.Command) {
 func versionCommand() *cobra.Command {
 	return &cobra.Command{Use: "version", Short: "Print the versions of proa and of the Kubernetes API it serves", Args: cobra.NoArgs,
 		Run: func(c *cobra.Command, _ []string) {
-			fmt.Fprintf(c.OutOrStdout(), "proa        %s\nkubernetes  %s\n", version, kubernetesVersion)
+			fmt.Fprintf(c.OutOrStdout(), "proa        %s\nkubernetes  %s\n", version, core.KubernetesVersion)
 		}}
 }
 

@@ -7,47 +7,28 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
-	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
-	utilversion "k8s.io/apimachinery/pkg/version"
 
-	"proa.dev/act"
-	"proa.dev/apiserver"
-	"proa.dev/apiserver/admit"
 	"proa.dev/apiserver/auth"
-	"proa.dev/client"
-	"proa.dev/client/record"
 	"proa.dev/cluster"
 	"proa.dev/cluster/first"
 	"proa.dev/cluster/pki"
-	"proa.dev/cluster/signer"
-	"proa.dev/control"
-	"proa.dev/control/parts"
 	"proa.dev/env"
+	"proa.dev/internal/group"
 	"proa.dev/kind"
-	"proa.dev/sched/loop"
-	"proa.dev/store/disk"
-	"proa.dev/store/seal"
+	core "proa.dev/server"
 	"proa.dev/view"
-	"proa.dev/view/feed"
 )
 
-const kubernetesVersion = "v1.37.2"
-
-// Node ports, as upstream's default.
-const portFirst, portEnd = 30000, 32768
-
-// server is one running cluster. Its parts start from top to bottom and end in
-// reverse.
+// server is one running cluster on this machine: the server proper and the node.
+// Its parts start from top to bottom.
 type server struct {
 	cl    cluster.Cluster
 	set   cluster.Settings
@@ -57,35 +38,14 @@ type server struct {
 	rand  env.Rand
 	tell  func(step)
 
-	ca     *pki.Authority
-	view   *view.View
-	api    *apiserver.Server
-	admin  client.Client
-	tokens *auth.ServiceAccountTokens
-	authn  auth.Authenticator
-	authz  auth.Authorizer
-	node   *machine // nil without a node
+	ca   *pki.Authority
+	core *core.Server
+	view *view.View // the core's
+	node *machine   // nil without a node
 
 	adminRenewal time.Time // when the administrator's certificate is due
 
-	group group
-}
-
-// group runs goroutines that are waited for; the first error ends all.
-type group struct {
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	wg     sync.WaitGroup
-}
-
-func (g *group) run(name string, f func(ctx context.Context) error) {
-	g.wg.Add(1)
-	go func() {
-		defer g.wg.Done()
-		if err := f(g.ctx); err != nil && g.ctx.Err() == nil {
-			g.cancel(fmt.Errorf("%s: %w", name, err))
-		}
-	}()
+	group *group.Group
 }
 
 // errStopped says that the end was asked for.
@@ -97,7 +57,7 @@ func serve(ctx context.Context, cl cluster.Cluster, set cluster.Settings, tell f
 	s := &server{cl: cl, set: set, tell: tell, clock: env.SystemClock(), rand: env.SystemRand(),
 		log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))}
 	slog.SetDefault(s.log)
-	s.group.ctx, s.group.cancel = context.WithCancelCause(ctx)
+	s.group = group.New(ctx)
 	defer func() {
 		if err != nil {
 			tell(step{Error: err.Error()})
@@ -109,13 +69,11 @@ func serve(ctx context.Context, cl cluster.Cluster, set cluster.Settings, tell f
 	}
 	defer unlock()
 	if err := s.start(); err != nil {
-		s.group.cancel(err)
-		s.group.wg.Wait()
+		s.group.End(err)
+		s.group.Wait()
 		return err
 	}
-	<-s.group.ctx.Done()
-	s.group.wg.Wait()
-	if cause := context.Cause(s.group.ctx); !errors.Is(cause, errStopped) && ctx.Err() == nil {
+	if cause := s.group.Wait(); !errors.Is(cause, errStopped) && ctx.Err() == nil {
 		return cause
 	}
 	return nil
@@ -127,9 +85,13 @@ func (s *server) timed(name string, f func() error) error {
 	if err := f(); err != nil {
 		return err
 	}
-	s.tell(step{Name: name, Took: time.Since(began)})
-	s.log.Info("started", "step", name, "took", time.Since(began).String())
+	s.took(name, time.Since(began))
 	return nil
+}
+
+func (s *server) took(name string, d time.Duration) {
+	s.tell(step{Name: name, Took: d})
+	s.log.Info("started", "step", name, "took", d.String())
 }
 
 func (s *server) start() (err error) {
@@ -140,58 +102,13 @@ func (s *server) start() (err error) {
 	if err != nil {
 		return err
 	}
-	var closeStore func()
 	if err := s.timed("keys", func() error {
 		s.ca, err = pki.Open(s.cl.Path("pki"), s.clock.Now)
 		return err
 	}); err != nil {
 		return err
 	}
-	var st *disk.Store
-	if err := s.timed("store", func() error {
-		secrets, err := seal.New(s.rand, seal.Key{Name: "key1", Secret: s.ca.SecretsKey})
-		if err != nil {
-			return err
-		}
-		st, err = disk.Open(s.group.ctx, disk.Config{Dir: s.cl.Path("store"), Clock: s.clock, Log: s.log,
-			Sealed: []disk.Sealed{{Prefix: "/registry/secrets/", Transform: secrets}}})
-		if err != nil {
-			return err
-		}
-		closeStore = func() {
-			if err := st.Close(); err != nil {
-				s.log.Error("store did not close", "error", err)
-			}
-		}
-		s.view = view.New(kind.All, 0)
-		f := feed.New(st, s.view, kind.DecodeStored, s.log)
-		if err := f.Load(s.group.ctx); err != nil {
-			return err
-		}
-		// The feed outlives everything that writes: it ends when the store closes.
-		s.group.run("feed", func(context.Context) error { return f.Run(context.WithoutCancel(s.group.ctx)) })
-		return nil
-	}); err != nil {
-		if closeStore != nil {
-			closeStore()
-		}
-		return err
-	}
-	s.group.run("store", func(ctx context.Context) error {
-		<-ctx.Done()
-		s.drained()
-		closeStore()
-		return nil
-	})
-	if err := s.timed("API", func() error { return s.startAPI(st, services) }); err != nil {
-		return err
-	}
-	if err := s.timed("first objects", func() error {
-		return first.Ensure(s.group.ctx, s.admin, s.firstObjects(services))
-	}); err != nil {
-		return err
-	}
-	if err := s.timed("controllers", s.startDeciders); err != nil {
+	if err := s.startCore(services); err != nil {
 		return err
 	}
 	if err := s.startDoor(); err != nil {
@@ -202,22 +119,53 @@ func (s *server) start() (err error) {
 			return err
 		}
 	}
-	s.group.run("memory", newTrimmer(s.clock, s.log).Run)
+	s.group.Go("memory", newTrimmer(s.clock, s.log).Run)
 	s.tell(step{Done: true})
 	return nil
 }
 
-func (s *server) drained() {
-	if s.api != nil {
-		s.api.Drain()
+// startCore runs API server, store and deciders, and returns when they serve.
+func (s *server) startCore(services netip.Prefix) error {
+	listener, err := net.Listen("tcp", ":"+strconv.Itoa(s.card.APIPort))
+	if err != nil {
+		return fmt.Errorf("listen for the API on port %d: %w; end what uses it, or choose another port with --api-port", s.card.APIPort, err)
 	}
+	serving := s.ca.Leaf(pki.LeafLife, func() pki.Names { return s.servingNames(services) })
+	if _, err := serving.Certificate(); err != nil {
+		listener.Close()
+		return err
+	}
+	nodeClient := s.ca.Leaf(pki.LeafLife, func() pki.Names {
+		return pki.Names{CommonName: "kube-apiserver-kubelet-client", Organizations: []string{auth.Masters}, Client: true}
+	})
+	nodes := &nodeTransport{tls: &tls.Config{RootCAs: s.ca.Pool(), GetClientCertificate: nodeClient.GetClientCertificate, MinVersion: tls.VersionTLS12}}
+	s.core, err = core.New(s.group.Context(), core.Config{
+		Clock: s.clock, Rand: s.rand, Log: s.log, Store: core.Disk(s.cl.Path("store")), Authority: s.ca, Services: services,
+		First: s.firstObjects(), Nodes: nodes, Host: s.card.Node, Step: s.took,
+		Listeners: []core.Listener{{Listener: listener, TLS: core.ServingTLS(serving.GetCertificate)}},
+	})
+	if err != nil {
+		listener.Close()
+		return err
+	}
+	s.view, nodes.view = s.core.View, s.core.View
+	s.group.Go("server", s.core.Run)
+	select {
+	case <-s.core.Ready():
+	case <-s.group.Context().Done():
+		return context.Cause(s.group.Context())
+	}
+	if err := s.writeAdminKubeconfig(); err != nil {
+		return err
+	}
+	s.group.Go("administrator's certificate", s.renewAdmin)
+	return nil
 }
 
-func (s *server) firstObjects(services netip.Prefix) first.Config {
+func (s *server) firstObjects() first.Config {
 	c := first.Config{
 		API: cluster.HostAddress(), APIPort: int32(s.card.APIPort),
-		APIService: first.ServiceAddress(services, 1), DNSService: first.ServiceAddress(services, 10),
-		CA: s.ca.PEM(), PublicURL: fmt.Sprintf("https://%s:%d", cluster.HostAddress(), s.card.APIPort),
+		PublicURL: fmt.Sprintf("https://%s:%d", cluster.HostAddress(), s.card.APIPort),
 	}
 	if !s.card.NoNode {
 		// The host's own address among the pods never changes, whatever network the
@@ -248,84 +196,6 @@ func bitsFor(pods int) int {
 
 func gateway(card cluster.Card) netip.Addr { return nodeNetwork(card).Addr().Next() }
 
-func (s *server) startAPI(st *disk.Store, services netip.Prefix) error {
-	issuer := "https://kubernetes.default.svc." + first.Domain
-	s.tokens = &auth.ServiceAccountTokens{Issuer: issuer, Audiences: []string{issuer}, Key: s.ca.ServiceAccountKey, Now: s.clock.Now,
-		Snapshot: s.view.Snapshot, NewID: func() string { return newUUID(s.rand) }}
-	s.authn = auth.Union{&auth.X509{Roots: s.ca.Pool(), Now: s.clock.Now}, auth.Bearer{Tokens: s.tokens}}
-	rbac := &auth.RBAC{View: s.view}
-	s.authz = auth.Chain{auth.Node{Snapshot: s.view.Snapshot}, rbac}
-	addresses := &admit.Addresses{Range: services, PortFirst: portFirst, PortEnd: portEnd, View: s.view, Rand: s.rand}
-	quota := &admit.Quota{View: s.view}
-	nodeClient := s.ca.Leaf(pki.LeafLife, func() pki.Names {
-		return pki.Names{CommonName: "kube-apiserver-kubelet-client", Organizations: []string{auth.Masters}, Client: true}
-	})
-	var err error
-	s.api, err = apiserver.New(apiserver.Config{
-		Table: kind.All, Store: st, View: s.view, Clock: s.clock, Rand: s.rand,
-		Authn: s.authn, Tokens: s.tokens, Authz: s.authz, Rules: rbac,
-		Admit: admit.Chain{
-			// Upstream's order.
-			admit.NamespaceLifecycle(), admit.LimitRanger(), admit.ServiceAccount(s.view, s.rand), admit.NodeRestriction(),
-			admit.TaintNodesByCondition(), admit.PodSecurity(), admit.Priority(), admit.DefaultTolerationSeconds(), admit.DefaultStorageClass(),
-			admit.RuntimeClass(), admit.CertificateApproval(s.authz), admit.CertificateSigning(s.authz), admit.CertificateSubjectRestriction(),
-			admit.DefaultIngressClass(), admit.Escalation(s.authz, rbac), addresses.Plugin(), quota.Plugin(),
-		},
-		Nodes: &nodeTransport{view: s.view, tls: &tls.Config{RootCAs: s.ca.Pool(), GetClientCertificate: nodeClient.GetClientCertificate, MinVersion: tls.VersionTLS12}},
-		IssueToken: func(_ context.Context, r *admit.Request, tr *authenticationv1.TokenRequest) error {
-			sa, _ := r.Old.(*corev1.ServiceAccount)
-			return s.tokens.Issue(sa, tr)
-		},
-		OpenIDConfiguration: func() []byte { return must(s.tokens.Discovery()) },
-		JWKS:                func() []byte { return must(s.tokens.JWKS()) },
-		Version: utilversion.Info{Major: "1", Minor: "37", GitVersion: kubernetesVersion + "+proa", GitTreeState: "clean",
-			GoVersion: goVersion, Compiler: "gc", Platform: platform},
-		Log: s.log,
-	})
-	if err != nil {
-		return err
-	}
-	s.admin = s.api.Local(auth.User{Name: "system:proa", Groups: []string{auth.Masters, auth.AllAuthenticated}})
-	listener, err := net.Listen("tcp", ":"+strconv.Itoa(s.card.APIPort))
-	if err != nil {
-		return fmt.Errorf("listen for the API on port %d: %w; end what uses it, or choose another port with --api-port", s.card.APIPort, err)
-	}
-	serving := s.ca.Leaf(pki.LeafLife, func() pki.Names { return s.servingNames(services) })
-	if _, err := serving.Certificate(); err != nil {
-		return err
-	}
-	web := &http.Server{
-		Handler: s.api.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 3 * time.Minute, MaxHeaderBytes: 1 << 20,
-		TLSConfig: &tls.Config{GetCertificate: serving.GetCertificate, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}},
-		ErrorLog:  slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-		HTTP2:     &http.HTTP2Config{MaxConcurrentStreams: 1000},
-	}
-	s.group.run("API", func(ctx context.Context) error {
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			<-ctx.Done()
-			s.api.Drain()
-			end, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-			defer cancel()
-			if web.Shutdown(end) != nil {
-				web.Close()
-			}
-		}()
-		err := web.ServeTLS(listener, "", "")
-		if ctx.Err() == nil {
-			return err
-		}
-		<-done
-		return nil
-	})
-	if err := s.writeAdminKubeconfig(); err != nil {
-		return err
-	}
-	s.group.run("administrator's certificate", s.renewAdmin)
-	return nil
-}
-
 // servingNames are all names and addresses that clients use.
 func (s *server) servingNames(services netip.Prefix) pki.Names {
 	n := pki.Names{CommonName: "kube-apiserver", Server: true,
@@ -339,31 +209,6 @@ func (s *server) servingNames(services netip.Prefix) pki.Names {
 		}
 	}
 	return n
-}
-
-// startDeciders runs controllers and the scheduler.
-func (s *server) startDeciders() error {
-	recorder := record.New(s.admin, s.clock, s.rand, "proa", s.card.Node)
-	s.group.run("events", recorder.Run)
-	as := func(part string) client.Client {
-		return s.api.Local(auth.User{Name: auth.ServiceAccountUser + "kube-system:" + part, Groups: []string{auth.Masters, auth.AllAuthenticated}})
-	}
-	clients := map[string]client.Client{}
-	list := parts.All(kind.All, string(s.ca.PEM()))
-	for _, p := range list {
-		clients[p.Name] = as(p.Name)
-	}
-	rt := control.New(control.Config{Parts: list, View: s.view, Clock: s.clock, Log: s.log,
-		Client: func(part string) client.Client { return clients[part] },
-		Record: func(e act.Event) { recorder.Emit(e) }})
-	s.group.run("controllers", rt.Run)
-	s.group.run("certificate signer", func(ctx context.Context) error {
-		return signer.Run(ctx, signer.Config{Client: as("certificate-controller"), CA: s.ca, Clock: s.clock, Log: s.log})
-	})
-	scheduler := loop.New(loop.Config{View: s.view, Client: as("scheduler"), Clock: s.clock, Log: s.log,
-		Record: func(e act.Event) { recorder.Emit(e) }})
-	s.group.run("scheduler", scheduler.Run)
-	return nil
 }
 
 // lockPID makes this process the cluster's only server.
@@ -384,13 +229,6 @@ func lockPID(cl cluster.Cluster) (unlock func(), err error) {
 	f.Truncate(0)
 	fmt.Fprintf(f, "%d\n", os.Getpid())
 	return func() { os.Remove(path); f.Close() }, nil
-}
-
-func must(data []byte, err error) []byte {
-	if err != nil {
-		panic("proa: " + err.Error())
-	}
-	return data
 }
 
 // waitNode returns when the Node object is Ready.

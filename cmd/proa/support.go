@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,22 +20,11 @@ import (
 	"proa.dev/cluster"
 	"proa.dev/cluster/kubeconfig"
 	"proa.dev/cluster/pki"
-	"proa.dev/env"
 	"proa.dev/kind"
 	"proa.dev/network"
 	"proa.dev/proxy"
 	"proa.dev/view"
 )
-
-var goVersion, platform = runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH
-
-// newUUID is a random UUID (RFC 9562, version 4).
-func newUUID(r env.Rand) string {
-	var b [16]byte
-	r.Read(b[:])
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
-}
 
 // nodeTransport reaches the agents' HTTPS ports by the addresses in the view.
 type nodeTransport struct {

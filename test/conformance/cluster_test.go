@@ -2,47 +2,33 @@ package conformance
 
 import (
 	"context"
-	"crypto/tls"
-	"errors"
 	"flag"
 	"fmt"
 	"hash/fnv"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
-	"sync"
 	"testing"
 	"time"
 
-	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/uuid"
-	utilversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"proa.dev/act"
-	"proa.dev/apiserver"
-	"proa.dev/apiserver/admit"
 	"proa.dev/apiserver/auth"
 	"proa.dev/client"
-	"proa.dev/client/record"
 	"proa.dev/cluster/first"
 	"proa.dev/cluster/pki"
 	"proa.dev/control"
-	"proa.dev/control/parts"
-	"proa.dev/env"
 	"proa.dev/kind"
-	"proa.dev/sched/loop"
-	"proa.dev/store/mem"
+	"proa.dev/server"
 	"proa.dev/view"
-	"proa.dev/view/feed"
 )
 
 var (
@@ -103,65 +89,12 @@ func (c *cluster) as(t *testing.T, change func(*rest.Config)) *cluster {
 	return out
 }
 
-var services = netip.MustParsePrefix("10.96.0.0/16")
-
-// admission is the chain of a cluster (cmd/proa).
-func admission(v *view.View, services netip.Prefix, random env.Rand, authz auth.Authorizer, rules auth.RuleResolver) admit.Chain {
-	addresses := &admit.Addresses{Range: services, PortFirst: 30000, PortEnd: 32768, View: v, Rand: random}
-	quota := &admit.Quota{View: v}
-	return admit.Chain{
-		admit.NamespaceLifecycle(), admit.LimitRanger(), admit.ServiceAccount(v, random), admit.NodeRestriction(),
-		admit.TaintNodesByCondition(), admit.PodSecurity(), admit.Priority(), admit.DefaultTolerationSeconds(), admit.DefaultStorageClass(),
-		admit.RuntimeClass(), admit.CertificateApproval(authz), admit.CertificateSigning(authz), admit.CertificateSubjectRestriction(),
-		admit.DefaultIngressClass(), admit.Escalation(authz, rules), addresses.Plugin(), quota.Plugin(),
-	}
-}
-
 // serve runs a whole cluster but its nodes' containers in this process until the
 // test ends.
 func serve(t *testing.T) *rest.Config {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	clock, random := env.SystemClock(), env.SystemRand()
-	ca, err := pki.Open(t.TempDir(), clock.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	run := func(name string, f func(context.Context) error) {
-		running.Go(func() {
-			if err := f(ctx); err != nil && ctx.Err() == nil {
-				t.Errorf("%s: %v", name, err)
-			}
-		})
-	}
-	st := mem.Open(mem.Config{})
-	v := view.New(kind.All, 0)
-	f := feed.New(st, v, kind.DecodeStored, log)
-	if err := f.Load(ctx); err != nil {
-		t.Fatal(err)
-	}
-	run("feed", f.Run)
-
-	issuer := "https://kubernetes.default.svc." + first.Domain
-	tokens := &auth.ServiceAccountTokens{Issuer: issuer, Audiences: []string{issuer}, Key: ca.ServiceAccountKey, Now: clock.Now,
-		Snapshot: v.Snapshot, NewID: func() string { return string(uuid.NewUUID()) }}
-	rbac := &auth.RBAC{View: v}
-	authz := auth.Chain{auth.Node{Snapshot: v.Snapshot}, rbac}
-	api, err := apiserver.New(apiserver.Config{
-		Table: kind.All, Store: st, View: v, Clock: clock, Rand: random, Log: log,
-		Authn:  auth.Union{&auth.X509{Roots: ca.Pool(), Now: clock.Now}, auth.Bearer{Tokens: tokens}},
-		Tokens: tokens, Authz: authz, Rules: rbac,
-		Admit: admission(v, services, random, authz, rbac),
-		IssueToken: func(_ context.Context, r *admit.Request, tr *authenticationv1.TokenRequest) error {
-			sa, _ := r.Old.(*corev1.ServiceAccount)
-			return tokens.Issue(sa, tr)
-		},
-		OpenIDConfiguration: func() []byte { b, _ := tokens.Discovery(); return b },
-		JWKS:                func() []byte { b, _ := tokens.JWKS(); return b },
-		Version:             utilversion.Info{Major: "1", Minor: "37", GitVersion: "v1.37.2+proa", GitTreeState: "clean", GoVersion: "go", Compiler: "gc", Platform: "linux/amd64"},
-	})
+	ca, err := pki.Open(t.TempDir(), time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,44 +105,38 @@ func serve(t *testing.T) *rest.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	web := api.HTTPServer(&tls.Config{GetCertificate: serving.GetCertificate, ClientAuth: tls.RequestClientCert, NextProtos: []string{"h2", "http/1.1"}})
-	running.Go(func() {
-		if err := web.ServeTLS(listener, "", ""); !errors.Is(err, http.ErrServerClosed) {
-			t.Errorf("serve: %v", err)
-		}
+	url, port := "https://"+listener.Addr().String(), netip.MustParseAddrPort(listener.Addr().String()).Port()
+	machine := netip.MustParseAddr("192.168.0.1")
+	s, err := server.New(t.Context(), server.Config{
+		Log: log, Authority: ca, Services: netip.MustParsePrefix("10.96.0.0/16"), Host: "server",
+		First:     first.Config{API: machine, APIPort: int32(port), DNS: machine, DNSPort: 53, PublicURL: url},
+		Listeners: []server.Listener{{Listener: listener, TLS: server.ServingTLS(serving.GetCertificate)}},
+		Parts:     []control.Part{hollowKubelet()},
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
 	t.Cleanup(func() {
-		api.Drain()
-		web.Close()
 		cancel()
-		running.Wait()
-		st.Close()
-		if n := f.Skipped(); n > 0 {
+		if err := <-ended; err != nil {
+			t.Errorf("run: %v", err)
+		}
+		if n := s.Skipped(); n > 0 {
 			t.Errorf("%d stored objects could not be decoded", n)
 		}
 	})
-
-	as := func(name string) client.Client {
-		return api.Local(auth.User{Name: name, Groups: []string{auth.Masters, auth.AllAuthenticated}})
-	}
-	port := netip.MustParseAddrPort(listener.Addr().String()).Port()
-	if err := first.Ensure(ctx, as("system:proa"), first.Config{
-		API: netip.MustParseAddr("192.168.0.1"), APIPort: int32(port), APIService: first.ServiceAddress(services, 1), DNSService: first.ServiceAddress(services, 10),
-		DNS: netip.MustParseAddr("192.168.0.1"), DNSPort: 53, CA: ca.PEM(), PublicURL: "https://" + listener.Addr().String(),
-	}); err != nil {
+	select {
+	case <-s.Ready():
+	case err := <-ended:
+		ended <- nil
 		t.Fatal(err)
 	}
 	for i := range 2 {
-		hollowNode(t, as("system:hollow"), fmt.Sprintf("hollow-%d", i+1), i+1)
+		hollowNode(t, s.Admin(), fmt.Sprintf("hollow-%d", i+1), i+1)
 	}
-	events := record.New(as("system:events"), clock, random, "proa", "server")
-	run("events", events.Run)
-	emit := func(e act.Event) { events.Emit(e) }
-	rt := control.New(control.Config{Parts: append(parts.All(kind.All, string(ca.PEM())), hollowKubelet()), View: v, Clock: clock, Log: log,
-		Client: func(p string) client.Client { return as(auth.ServiceAccountUser + "kube-system:" + p) }, Record: emit})
-	run("controllers", rt.Run)
-	run("scheduler", loop.New(loop.Config{View: v, Client: as("system:kube-scheduler"), Clock: clock, Log: log, Record: emit}).Run)
-
 	admin, err := ca.Issue(pki.Names{CommonName: "admin", Organizations: []string{auth.Masters}, Client: true}, time.Hour)
 	if err != nil {
 		t.Fatal(err)
@@ -218,7 +145,7 @@ func serve(t *testing.T) *rest.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &rest.Config{Host: "https://" + listener.Addr().String(), TLSClientConfig: rest.TLSClientConfig{CAData: ca.PEM(), CertData: cert, KeyData: key}}
+	return &rest.Config{Host: url, TLSClientConfig: rest.TLSClientConfig{CAData: ca.PEM(), CertData: cert, KeyData: key}}
 }
 
 func hollowNode(t *testing.T, c client.Client, name string, number int) {

@@ -3,6 +3,7 @@ package conformance
 import (
 	_ "embed"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"proa.dev/control/parts"
 	"proa.dev/env"
 	"proa.dev/kind"
+	"proa.dev/server"
 	"proa.dev/view"
 )
 
@@ -64,7 +66,10 @@ func missingFeature(what string) need { return func() string { return what } }
 func plugin(names ...string) need {
 	return func() string {
 		v := view.New(kind.All, 0)
-		chain := admission(v, services, env.SystemRand(), auth.Chain{}, &auth.RBAC{View: v})
+		chain, err := server.Admission{View: v, Rand: env.SystemRand(), Authz: auth.Chain{}, Rules: &auth.RBAC{View: v}, Services: netip.MustParsePrefix("10.96.0.0/16")}.Chain()
+		if err != nil {
+			return err.Error()
+		}
 		for _, n := range names {
 			if !slices.ContainsFunc(chain, func(p admit.Plugin) bool { return p.Name == n }) {
 				return "admission plugin " + n

@@ -33,6 +33,7 @@ import (
 	"proa.dev/control/parts"
 	"proa.dev/env"
 	"proa.dev/kind"
+	"proa.dev/server"
 	"proa.dev/store"
 	"proa.dev/store/mem"
 	"proa.dev/view"
@@ -79,15 +80,10 @@ func start(t *testing.T, st store.Store) *plane {
 	p.authn = auth.Union{&auth.X509{Roots: p.ca.Pool(), Now: clock.Now}, auth.Bearer{Tokens: tokens}}
 	rbac := &auth.RBAC{View: p.view}
 	p.authz = auth.Chain{auth.Node{Snapshot: p.view.Snapshot}, rbac}
-	addresses := &admit.Addresses{Range: netip.MustParsePrefix(serviceNetwork), PortFirst: 30000, PortEnd: 30200, View: p.view, Rand: rand}
-	quota := &admit.Quota{View: p.view}
+	chain, err := server.Admission{View: p.view, Rand: rand, Authz: p.authz, Rules: rbac, Services: netip.MustParsePrefix(serviceNetwork), PortFirst: 30000, PortEnd: 30200}.Chain()
+	must(t, err)
 	p.api, err = apiserver.New(apiserver.Config{Table: kind.All, Store: st, View: p.view, Authn: p.authn, Tokens: tokens, Authz: p.authz, Rules: rbac, Log: log,
-		Admit: admit.Chain{
-			admit.NamespaceLifecycle(), admit.LimitRanger(), admit.ServiceAccount(p.view, rand), admit.NodeRestriction(),
-			admit.TaintNodesByCondition(), admit.PodSecurity(), admit.Priority(), admit.DefaultTolerationSeconds(), admit.DefaultStorageClass(),
-			admit.RuntimeClass(), admit.CertificateApproval(p.authz), admit.CertificateSigning(p.authz), admit.CertificateSubjectRestriction(),
-			admit.DefaultIngressClass(), admit.Escalation(p.authz, rbac), addresses.Plugin(), quota.Plugin(),
-		},
+		Admit: chain,
 		IssueToken: func(_ context.Context, r *admit.Request, tr *authenticationv1.TokenRequest) error {
 			return tokens.Issue(r.Old.(*corev1.ServiceAccount), tr)
 		}})

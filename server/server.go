@@ -1,0 +1,526 @@
+// Package server is one server of a cluster: API server, store and deciders in one
+// process. The binary, the public package envtest, the tests and the benchmarks
+// all assemble it here, so that they are the same thing.
+//
+// New opens the store and loads the view; Run starts all else, blocks until its
+// context ends, and ends everything in reverse: clients, deciders, store, view.
+// The caller brings what is of the machine: listeners with their TLS, the way to
+// nodes, the authority with its keys.
+//
+// Order of a start: store, view, first objects, listeners, deciders. Who connects
+// to a listener before that waits in its queue, so that the first answer already
+// has the namespaces and the policy in it. When the first objects cannot all be
+// made (a webhook that is down may refuse them), the server serves without them,
+// says so, is not ready, and tries again.
+package server
+
+import (
+	"context"
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	utilversion "k8s.io/apimachinery/pkg/version"
+
+	"proa.dev/act"
+	"proa.dev/apiserver"
+	"proa.dev/apiserver/admit"
+	"proa.dev/apiserver/auth"
+	"proa.dev/client"
+	"proa.dev/client/record"
+	"proa.dev/cluster/first"
+	"proa.dev/cluster/pki"
+	"proa.dev/cluster/signer"
+	"proa.dev/control"
+	"proa.dev/control/parts"
+	"proa.dev/env"
+	"proa.dev/internal/group"
+	"proa.dev/kind"
+	"proa.dev/sched/loop"
+	"proa.dev/store"
+	"proa.dev/store/disk"
+	"proa.dev/store/mem"
+	"proa.dev/store/seal"
+	"proa.dev/view"
+	"proa.dev/view/feed"
+)
+
+// KubernetesVersion is the API's.
+const KubernetesVersion = "v1.37.2"
+
+// Issuer of service account tokens, unless chosen otherwise.
+const Issuer = "https://kubernetes.default.svc." + first.Domain
+
+// Listener is one place where the API is served; without TLS it is plain HTTP.
+type Listener struct {
+	net.Listener
+	TLS *tls.Config
+}
+
+// Opener opens the store; Config has clock, randomness and log by then.
+type Opener func(ctx context.Context, c *Config) (store.Store, error)
+
+// Config of a Server. Services is needed, and Authority or what stands for it:
+// ClientCAs, TokenKey, First.CA.
+type Config struct {
+	Clock env.Clock // nil: the system's
+	Rand  env.Rand  // nil: the system's
+	Log   *slog.Logger
+
+	// Store opens the state: Memory (also when nil), Disk, or the caller's own.
+	Store Opener
+	// Authority signs service account tokens and what the CSR signers sign; its
+	// certificates authenticate clients. Without one, the signer does not run.
+	Authority *pki.Authority
+	// ClientCAs authenticate clients by certificate; nil: the Authority.
+	ClientCAs *x509.CertPool
+	// TokenKey signs service account tokens (nil: the Authority's), TokenVerifyKeys
+	// check them besides.
+	TokenKey        crypto.Signer
+	TokenVerifyKeys []crypto.PublicKey
+	// Services is the network of cluster IPs.
+	Services netip.Prefix
+	// First are the objects that each start completes; API, APIPort, CA and PublicURL
+	// are the caller's, the rest follows from Services where it is not set.
+	First first.Config
+
+	Listeners []Listener
+	// Nodes reaches the agents; nil: log, exec and proxy answer 503.
+	Nodes apiserver.NodeTransport
+
+	// Authenticators are asked after client certificates and tokens of service
+	// accounts.
+	Authenticators []auth.Authenticator
+	// Issuer and Audiences of service account tokens ("": Issuer; nil: the issuer).
+	Issuer    string
+	Audiences []string
+	// Authorization modes in order: Node, RBAC, AlwaysAllow, AlwaysDeny. Nil: Node,
+	// RBAC. Authorizers come before them.
+	Authorization []string
+	Authorizers   []auth.Authorizer
+
+	// EnableAdmission and DisableAdmission name plugins.
+	EnableAdmission, DisableAdmission []string
+
+	// Controllers that run, as kube-controller-manager's --controllers: "*", "name",
+	// "-name", in Controllers' names or upstream's short ones. Nil: all with the
+	// scheduler; an empty list: none.
+	Controllers []string
+	// Parts run beside the chosen controllers.
+	Parts []control.Part
+
+	// MaxInFlight and MaxMutatingInFlight bound the requests in work; 0: the API
+	// server's defaults.
+	MaxInFlight, MaxMutatingInFlight int
+
+	// API may change the API server's configuration last.
+	API func(*apiserver.Config)
+
+	// Host is where events of this server come from.
+	Host string
+	// Step is told what each step of the start took; nil: nobody.
+	Step func(name string, took time.Duration)
+}
+
+// Memory keeps the state in memory; events are bounded as on disk.
+func Memory(_ context.Context, c *Config) (store.Store, error) {
+	return mem.Open(mem.Config{Clock: c.Clock, Rings: []mem.Ring{{Prefix: disk.DefaultEventsPrefix, Objects: disk.DefaultEventsObjects, Bytes: disk.DefaultEventsBytes}}}), nil
+}
+
+// Disk keeps the state in a directory, with Secrets sealed by the authority's key.
+func Disk(dir string) Opener {
+	return func(ctx context.Context, c *Config) (store.Store, error) {
+		if c.Authority == nil {
+			return nil, errors.New("open the store: there is no authority with a key for Secrets")
+		}
+		secrets, err := seal.New(c.Rand, seal.Key{Name: "key1", Secret: c.Authority.SecretsKey})
+		if err != nil {
+			return nil, err
+		}
+		return disk.Open(ctx, disk.Config{Dir: dir, Clock: c.Clock, Log: c.Log,
+			Sealed: []disk.Sealed{{Prefix: "/registry/secrets/", Transform: secrets}}})
+	}
+}
+
+// Given is a store that is open; Run closes it in the end.
+func Given(st store.Store) Opener {
+	return func(context.Context, *Config) (store.Store, error) { return st, nil }
+}
+
+// Server is one server. Its fields are there from New on and do not change.
+type Server struct {
+	Store  store.Store
+	View   *view.View
+	API    *apiserver.Server
+	Authn  auth.Authenticator
+	Authz  auth.Authorizer
+	Tokens *auth.ServiceAccountTokens
+
+	cfg   Config
+	feed  *feed.Feed
+	parts []control.Part
+	on    func(name string) bool
+	ready chan struct{}
+	made  atomic.Bool // the first objects
+}
+
+// New checks the configuration, opens the store and loads the view. Nothing is
+// served or decided before Run; who does not Run must Close.
+func New(ctx context.Context, cfg Config) (*Server, error) {
+	if a := cfg.Authority; a != nil {
+		if cfg.ClientCAs == nil {
+			cfg.ClientCAs = a.Pool()
+		}
+		if cfg.TokenKey == nil {
+			cfg.TokenKey = a.ServiceAccountKey
+		}
+		if cfg.First.CA == nil {
+			cfg.First.CA = a.PEM()
+		}
+	}
+	if !cfg.Services.IsValid() {
+		return nil, errors.New("server config: Services is not set")
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = env.SystemClock()
+	}
+	if cfg.Rand == nil {
+		cfg.Rand = env.SystemRand()
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.Store == nil {
+		cfg.Store = Memory
+	}
+	if cfg.Issuer == "" {
+		cfg.Issuer = Issuer
+	}
+	if cfg.Audiences == nil {
+		cfg.Audiences = []string{cfg.Issuer}
+	}
+	if cfg.Authorization == nil {
+		cfg.Authorization = []string{"Node", "RBAC"}
+	}
+	if cfg.Step == nil {
+		cfg.Step = func(string, time.Duration) {}
+	}
+	if !cfg.First.APIService.IsValid() {
+		cfg.First.APIService = first.ServiceAddress(cfg.Services, 1)
+	}
+	if !cfg.First.DNSService.IsValid() {
+		cfg.First.DNSService = first.ServiceAddress(cfg.Services, 10)
+	}
+	s := &Server{cfg: cfg, ready: make(chan struct{})}
+	on, err := choose(cfg.Controllers)
+	if err != nil {
+		return nil, err
+	}
+	s.on = func(name string) bool { return on(name) && (name != Signer || cfg.Authority != nil) }
+	if err := s.timed("store", func() error { return s.open(ctx) }); err != nil {
+		return nil, err
+	}
+	if err := s.assemble(); err != nil {
+		return nil, errors.Join(err, s.Store.Close())
+	}
+	return s, nil
+}
+
+// timed does one step of the start and tells how long it took.
+func (s *Server) timed(name string, f func() error) error {
+	began := s.cfg.Clock.Now()
+	if err := f(); err != nil {
+		return err
+	}
+	s.cfg.Step(name, s.cfg.Clock.Now().Sub(began))
+	return nil
+}
+
+func (s *Server) open(ctx context.Context) (err error) {
+	if s.Store, err = s.cfg.Store(ctx, &s.cfg); err != nil {
+		return err
+	}
+	s.View = view.New(kind.All, 0)
+	s.feed = feed.New(s.Store, s.View, kind.DecodeStored, s.cfg.Log)
+	if err := s.feed.Load(ctx); err != nil {
+		return errors.Join(err, s.Store.Close())
+	}
+	return nil
+}
+
+// assemble wires the API server.
+func (s *Server) assemble() error {
+	c := &s.cfg
+	s.Tokens = &auth.ServiceAccountTokens{Issuer: c.Issuer, Audiences: c.Audiences, Key: c.TokenKey, VerifyKeys: c.TokenVerifyKeys, Now: c.Clock.Now,
+		Snapshot: s.View.Snapshot, NewID: func() string { return newUUID(c.Rand) }}
+	s.Authn = auth.Union{auth.Bearer{Tokens: s.Tokens}}
+	if c.ClientCAs != nil {
+		s.Authn = auth.Union{&auth.X509{Roots: c.ClientCAs, Now: c.Clock.Now}, auth.Bearer{Tokens: s.Tokens}}
+	}
+	s.Authn = append(s.Authn.(auth.Union), c.Authenticators...)
+	rbac := &auth.RBAC{View: s.View}
+	authz, err := s.authorizers(rbac)
+	if err != nil {
+		return err
+	}
+	s.Authz = authz
+	var held *apiserver.Tokens
+	var tokens admit.Tokens
+	if _, ok := s.Store.(store.Shared); ok {
+		held = apiserver.NewTokens(s.Store, s.View, c.Rand)
+		tokens = held
+	}
+	chain, err := Admission{Tokens: tokens, View: s.View, Rand: c.Rand, Authz: s.Authz, Rules: rbac, Services: c.Services,
+		Enable: c.EnableAdmission, Disable: c.DisableAdmission}.Chain()
+	if err != nil {
+		return err
+	}
+	api := apiserver.Config{
+		Table: kind.All, Store: s.Store, View: s.View, Clock: c.Clock, Rand: c.Rand, Log: c.Log,
+		Authn: s.Authn, Tokens: s.Tokens, Authz: s.Authz, Rules: rbac, Admit: chain, Held: held, Nodes: c.Nodes,
+		IssueToken: func(_ context.Context, r *admit.Request, tr *authenticationv1.TokenRequest) error {
+			sa, _ := r.Old.(*corev1.ServiceAccount)
+			return s.Tokens.Issue(sa, tr)
+		},
+		OpenIDConfiguration: func() []byte { return must(s.Tokens.Discovery()) },
+		JWKS:                func() []byte { return must(s.Tokens.JWKS()) },
+		MaxInFlight:         c.MaxInFlight, MaxMutatingInFlight: c.MaxMutatingInFlight,
+		Ready: []apiserver.Check{{Name: "poststarthook/first-objects", Do: s.checkFirst}},
+		Version: utilversion.Info{Major: "1", Minor: "37", GitVersion: KubernetesVersion + "+proa", GitTreeState: "clean",
+			GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH},
+	}
+	if c.API != nil {
+		c.API(&api)
+	}
+	if s.API, err = apiserver.New(api); err != nil {
+		return err
+	}
+	s.parts = append(chosenParts(parts.All(kind.All, string(c.First.CA)), s.on), c.Parts...)
+	return nil
+}
+
+func (s *Server) authorizers(rbac *auth.RBAC) (auth.Chain, error) {
+	chain := append(auth.Chain{}, s.cfg.Authorizers...)
+	for _, mode := range s.cfg.Authorization {
+		switch mode {
+		case "Node":
+			chain = append(chain, auth.Node{Snapshot: s.View.Snapshot})
+		case "RBAC":
+			chain = append(chain, rbac)
+		case "AlwaysAllow":
+			chain = append(chain, always(auth.Allow))
+		case "AlwaysDeny":
+			chain = append(chain, always(auth.NoOpinion))
+		default:
+			return nil, fmt.Errorf("authorize by %q: proa does not have this mode; it has Node, RBAC, AlwaysAllow, AlwaysDeny", mode)
+		}
+	}
+	return chain, nil
+}
+
+// always says the same to all.
+type always auth.Decision
+
+// Authorize implements auth.Authorizer.
+func (a always) Authorize(context.Context, auth.Attributes) (auth.Decision, string, error) {
+	return auth.Decision(a), "", nil
+}
+
+func (s *Server) checkFirst(context.Context) error {
+	if !s.made.Load() {
+		return errors.New("not all first objects are there yet")
+	}
+	return nil
+}
+
+// Client is the in-process client of an identity.
+func (s *Server) Client(u auth.User) client.Client { return s.API.Local(u) }
+
+// Admin is the in-process client with every right.
+func (s *Server) Admin() client.Client {
+	return s.API.Local(auth.User{Name: "system:proa", Groups: []string{auth.Masters, auth.AllAuthenticated}})
+}
+
+// as is the client of a decider, under its service account's name.
+func (s *Server) as(part string) client.Client {
+	return s.API.Local(auth.User{Name: auth.ServiceAccountUser + "kube-system:" + part, Groups: []string{auth.Masters, auth.AllAuthenticated}})
+}
+
+// Ready is closed when the API is served and the deciders run.
+func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+// Close is for a Server that is not Run.
+func (s *Server) Close() error { return s.Store.Close() }
+
+// Skipped counts stored objects that could not be decoded.
+func (s *Server) Skipped() int64 { return s.feed.Skipped() }
+
+// Run serves and decides until ctx ends, and returns nil then; or until something
+// that the rest needs has failed. All goroutines have ended when it returns, and
+// the store is closed.
+func (s *Server) Run(ctx context.Context) error {
+	// The feed outlives everything that writes: it ends when the store is closed.
+	feeding, stopFeed := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopFeed()
+	g := group.New(ctx)
+	fed := make(chan struct{})
+	go func() {
+		defer close(fed)
+		if err := s.feed.Run(feeding); err != nil {
+			g.End(fmt.Errorf("view: %w", err))
+		}
+	}()
+	if err := s.start(g); err != nil {
+		g.End(err)
+	}
+	cause := g.Wait()
+	err := s.Store.Close()
+	stopFeed()
+	<-fed
+	for _, l := range s.cfg.Listeners {
+		l.Close()
+	}
+	if ctx.Err() == nil {
+		return errors.Join(cause, err)
+	}
+	if err != nil {
+		return fmt.Errorf("close the store: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) start(g *group.Group) error {
+	if err := s.timed("first objects", func() error {
+		err := first.Ensure(g.Context(), s.Admin(), s.cfg.First)
+		if err != nil {
+			s.cfg.Log.Warn("not all first objects could be made; trying again", "error", err)
+			g.Go("first objects", s.complete)
+			return nil
+		}
+		s.made.Store(true)
+		return nil
+	}); err != nil {
+		return err
+	}
+	if err := s.timed("API", func() error {
+		for _, l := range s.cfg.Listeners {
+			g.Go("API", func(ctx context.Context) error { return s.serve(ctx, l) })
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	if err := s.timed("controllers", func() error { s.decide(g); return nil }); err != nil {
+		return err
+	}
+	close(s.ready)
+	return nil
+}
+
+// complete tries the first objects again until they are there.
+func (s *Server) complete(ctx context.Context) error {
+	for pause := 100 * time.Millisecond; ; pause = min(pause*2, 10*time.Second) {
+		t := s.cfg.Clock.NewTimer(pause)
+		select {
+		case <-t.C():
+		case <-ctx.Done():
+			t.Stop()
+			return nil
+		}
+		err := first.Ensure(ctx, s.Admin(), s.cfg.First)
+		if err == nil {
+			s.made.Store(true)
+			s.cfg.Log.Info("all first objects are there")
+			return nil
+		}
+		s.cfg.Log.Debug("not all first objects could be made; trying again", "error", err)
+	}
+}
+
+// serve answers on one listener until ctx ends, and lets requests in work end.
+func (s *Server) serve(ctx context.Context, l Listener) error {
+	web := s.API.HTTPServer(l.TLS)
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		s.API.Drain()
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		if web.Shutdown(end) != nil {
+			web.Close()
+		}
+	})
+	var err error
+	if l.TLS != nil {
+		err = web.ServeTLS(l.Listener, "", "")
+	} else {
+		err = web.Serve(l.Listener)
+	}
+	if !stop() {
+		<-done
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// decide runs controllers, signer and scheduler.
+func (s *Server) decide(g *group.Group) {
+	c := &s.cfg
+	if len(s.parts) == 0 && !s.on(Signer) && !s.on(Scheduler) {
+		return
+	}
+	recorder := record.New(s.Admin(), c.Clock, c.Rand, "proa", c.Host)
+	g.Go("events", recorder.Run)
+	emit := func(e act.Event) { recorder.Emit(e) }
+	if len(s.parts) > 0 {
+		clients := map[string]client.Client{}
+		for _, p := range s.parts {
+			clients[p.Name] = s.as(p.Name)
+		}
+		rt := control.New(control.Config{Parts: s.parts, View: s.View, Clock: c.Clock, Log: c.Log,
+			Client: func(part string) client.Client { return clients[part] }, Record: emit})
+		g.Go("controllers", rt.Run)
+	}
+	if s.on(Signer) {
+		g.Go("certificate signer", func(ctx context.Context) error {
+			return signer.Run(ctx, signer.Config{Client: s.as("certificate-controller"), CA: c.Authority, Clock: c.Clock, Log: c.Log})
+		})
+	}
+	if s.on(Scheduler) {
+		g.Go("scheduler", loop.New(loop.Config{View: s.View, Client: s.as("scheduler"), Clock: c.Clock, Log: c.Log, Record: emit}).Run)
+	}
+}
+
+// ServingTLS is what an API listener needs: the certificate, and clients' asked
+// for but not demanded.
+func ServingTLS(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) *tls.Config {
+	return &tls.Config{GetCertificate: get, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
+}
+
+// newUUID is a random UUID (RFC 9562, version 4).
+func newUUID(r env.Rand) string {
+	var b [16]byte
+	r.Read(b[:])
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+func must(data []byte, err error) []byte {
+	if err != nil {
+		panic("server: " + err.Error())
+	}
+	return data
+}
