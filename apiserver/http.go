@@ -1,11 +1,13 @@
 package apiserver
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -19,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"proa.dev/apiserver/audit"
 	"proa.dev/apiserver/auth"
 	"proa.dev/client/wire"
 	"proa.dev/kind"
@@ -40,6 +43,12 @@ type request struct {
 	long    bool
 	warned  map[string]bool
 	started time.Time
+	waited  time.Duration // in a queue of Priority and Fairness
+	auditID []string
+	entry   *audit.Entry // nil: not audited
+	refused bool         // credentials were not accepted
+	leave   func()       // gives the place in the server back, early for watches
+	sent    *statusWriter
 }
 
 // Handler serves the whole API.
@@ -53,14 +62,16 @@ func errPath() error {
 
 func (s *Server) serveHTTP(w http.ResponseWriter, hr *http.Request) {
 	q := &request{s: s, w: w, r: hr, started: s.clock.Now()}
-	q.w = &statusWriter{ResponseWriter: w, q: q}
+	q.sent = &statusWriter{ResponseWriter: w, q: q}
+	q.w = q.sent
 	w.Header().Set("Cache-Control", "no-cache, private")
+	q.identify()
 	defer q.finish()
 	if hr.URL.RawQuery != "" {
 		q.query = hr.URL.Query()
 	}
 	q.route = s.parseRoute(hr.Method, hr.URL.Path)
-	if err := q.serve(); err != nil {
+	if err := q.serve(); err != nil && err != errAnswered {
 		q.fail(err)
 	}
 }
@@ -69,8 +80,11 @@ func (s *Server) serveHTTP(w http.ResponseWriter, hr *http.Request) {
 func (q *request) finish() {
 	if p := recover(); p != nil {
 		if p == http.ErrAbortHandler {
+			q.entry.Complete(q.long)
+			q.s.metrics.observe(q)
 			panic(p)
 		}
+		q.entry.Panicked(p)
 		q.s.log.Error("request panicked", "method", q.r.Method, "path", q.r.URL.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		q.s.metrics.panics.Inc()
 		if q.code == 0 {
@@ -80,6 +94,9 @@ func (q *request) finish() {
 			panic(http.ErrAbortHandler)
 		}
 	}
+	if !q.refused {
+		q.entry.Complete(q.long)
+	}
 	q.s.metrics.observe(q)
 }
 
@@ -88,33 +105,29 @@ func (q *request) serve() error {
 	s := q.s
 	user, ok, err := s.cfg.Authn.Authenticate(q.r)
 	switch {
-	case err != nil:
-		return apierrors.NewUnauthorized("Unauthorized")
-	case !ok && s.cfg.Anonymous != nil && !s.cfg.Anonymous(q.r):
-		return apierrors.NewUnauthorized("Unauthorized")
+	case err != nil, !ok && s.cfg.Anonymous != nil && !s.cfg.Anonymous(q.r):
+		s.metrics.authenticated(err, false)
+		return q.refuse()
 	case !ok:
 		user = auth.User{Name: auth.Anonymous, Groups: []string{auth.AllUnauthenticated}}
 	case user.Name != auth.Anonymous && !user.In(auth.AllAuthenticated):
 		user.Groups = append(append([]string(nil), user.Groups...), auth.AllAuthenticated)
 	}
+	s.metrics.authenticated(nil, ok)
+	s.metrics.certificate(q.r.TLS, q.started)
 	q.user = user
+	q.refine()
+	q.record()
 	if err := q.impersonate(); err != nil {
 		return err
 	}
-	q.refine()
-	if !q.long && !q.user.In(auth.Masters) {
-		n, limit := &s.reading, int64(s.cfg.MaxInFlight)
-		if q.r.Method != http.MethodGet && q.r.Method != http.MethodHead {
-			n, limit = &s.writing, int64(s.cfg.MaxMutatingInFlight)
-		}
-		if n.Add(1) > limit {
-			n.Add(-1)
-			q.w.Header().Set("Retry-After", "1")
-			return apierrors.NewTooManyRequests("Too many requests, please try again later.", 1)
-		}
-		defer n.Add(-1)
+	leave, err := q.enter()
+	if err != nil {
+		return err
 	}
-	ctx := q.r.Context()
+	q.leave = leave
+	defer leave()
+	ctx := q.context()
 	if !q.long {
 		timeout := s.cfg.RequestTimeout
 		if t := q.query.Get("timeout"); t != "" {
@@ -130,14 +143,15 @@ func (q *request) serve() error {
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	a := q.route.attributes(q.user, q.r.URL.Path, q.query.Get("fieldSelector"))
-	if a.Verb == "list" || a.Verb == "watch" || a.Verb == "deletecollection" {
-		a.LabelSelector = q.query.Get("labelSelector")
-	} else {
-		a.FieldSelector = "" // it narrows nothing there
-	}
-	if err := s.authorizeAttributes(ctx, a); err != nil {
+	if err := q.decide(ctx); err != nil {
 		return err
+	}
+	if q.long {
+		// It may last: what does not move is ended by its own limits.
+		rc := http.NewResponseController(q.w)
+		rc.SetReadDeadline(time.Time{})
+		rc.SetWriteDeadline(time.Time{})
+		defer s.metrics.lasting(q)()
 	}
 	if !q.route.resource {
 		return q.serveOther(ctx)
@@ -286,6 +300,9 @@ func (q *request) fail(err error) {
 		return
 	}
 	se := statusError(err)
+	if errors.Is(err, context.DeadlineExceeded) {
+		se = late()
+	}
 	st := se.ErrStatus
 	if st.Code >= 500 && st.Code != 504 {
 		q.s.log.Error("request failed", "method", q.r.Method, "path", q.r.URL.Path, "error", err)
@@ -316,28 +333,43 @@ type statusWriter struct {
 	bytes int64
 }
 
+// began remembers the code of the answer once.
+func (w *statusWriter) began(code int) {
+	q := w.q
+	if q.code != 0 {
+		return
+	}
+	q.code = code
+	q.entry.Started(code, q.long || q.refused)
+}
+
 func (w *statusWriter) WriteHeader(code int) {
-	if w.q.code == 0 {
-		w.q.code = code
+	if code >= 200 || code == http.StatusSwitchingProtocols {
+		w.began(code)
 	}
 	w.ResponseWriter.WriteHeader(code)
 }
 
 func (w *statusWriter) Write(b []byte) (int, error) {
-	if w.q.code == 0 {
-		w.q.code = 200
-	}
+	w.began(http.StatusOK)
 	w.bytes += int64(len(b))
 	return w.ResponseWriter.Write(b)
+}
+
+// Hijack hands the connection over for another protocol.
+func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err == nil {
+		w.began(http.StatusSwitchingProtocols)
+	}
+	return c, rw, err
 }
 
 // Unwrap lets http.ResponseController reach Flush and Hijack.
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *statusWriter) Flush() {
-	if w.q.code == 0 {
-		w.q.code = 200
-	}
+	w.began(http.StatusOK)
 	http.NewResponseController(w.ResponseWriter).Flush()
 }
 

@@ -78,6 +78,7 @@ func (q *request) impersonate() error {
 		u.Groups = append(u.Groups, auth.AllAuthenticated)
 	}
 	q.user = u
+	q.entry.Impersonated(u)
 	for key := range h {
 		if strings.HasPrefix(key, "Impersonate-") {
 			h.Del(key)

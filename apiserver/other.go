@@ -56,8 +56,13 @@ func (q *request) serveOther(ctx context.Context) error {
 	switch {
 	case path == "/healthz" || path == "/livez" || path == "/readyz" || strings.HasPrefix(path, "/healthz/") || strings.HasPrefix(path, "/livez/") || strings.HasPrefix(path, "/readyz/"):
 		return q.serveHealth(ctx)
-	case strings.HasPrefix(path, "/debug/pprof"):
+	case path == "/debug/pprof" || strings.HasPrefix(path, "/debug/pprof/"):
+		if q.s.cfg.NoProfiling {
+			return errPath()
+		}
 		return q.servePprof()
+	case strings.HasPrefix(path, "/debug/api_priority_and_fairness/") && q.s.cfg.Fair != nil:
+		return q.serveFairness(strings.TrimPrefix(path, "/debug/api_priority_and_fairness/"))
 	}
 	if q.r.Method != http.MethodGet && q.r.Method != http.MethodHead {
 		if path == "/version" || path == "/api" || path == "/apis" {
@@ -80,6 +85,8 @@ func (q *request) serveOther(ctx context.Context) error {
 		return q.serveGroup(trimmed)
 	case trimmed == "/metrics":
 		return q.serveMetrics()
+	case trimmed == "/metrics/slis":
+		return q.serveSLIs()
 	case strings.HasPrefix(path, "/openapi/v2"), strings.HasPrefix(path, "/openapi/v3"):
 		return q.serveOpenAPI(path)
 	case path == "/.well-known/openid-configuration" && q.s.cfg.OpenIDConfiguration != nil:
@@ -188,8 +195,23 @@ func (q *request) serveIndex() error {
 			paths = append(paths, "/apis/"+g.Name+"/"+v)
 		}
 	}
-	paths = append(paths, "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version")
+	paths = append(paths, "/healthz", "/livez", "/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version")
 	return q.plain(http.StatusOK, wire.JSONType, indent(map[string]any{"paths": paths}))
+}
+
+// serveFairness answers the tables of Priority and Fairness.
+func (q *request) serveFairness(name string) error {
+	var out bytes.Buffer
+	_, details := q.query["includeRequestDetails"]
+	found, err := q.s.cfg.Fair.Dump(&out, name, details)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return errPath()
+	}
+	q.w.Header().Set("X-Content-Type-Options", "nosniff")
+	return q.plain(http.StatusOK, "text/plain; charset=utf-8", out.Bytes())
 }
 
 func (q *request) servePprof() error {
@@ -272,7 +294,9 @@ func (q *request) serveHealth(ctx context.Context) error {
 			fmt.Fprintf(&out, "[+]%s excluded: ok\n", c.Name)
 			continue
 		}
-		if err := c.Do(ctx); err != nil {
+		err := c.Do(ctx)
+		q.s.metrics.checked(endpoint, c.Name, err)
+		if err != nil {
 			failed = append(failed, c.Name)
 			q.s.log.Warn("health check failed", "endpoint", endpoint, "check", c.Name, "error", err)
 			fmt.Fprintf(&out, "[-]%s failed: reason withheld\n", c.Name)

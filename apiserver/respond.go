@@ -37,6 +37,7 @@ type body struct {
 	code int
 	buf  []byte
 	gz   *gzip.Writer
+	slow *guard
 	open bool // headers are out
 	err  error
 }
@@ -82,17 +83,30 @@ func (b *body) start(whole bool) {
 		h.Set("Content-Length", strconv.Itoa(len(b.buf)))
 	}
 	b.q.w.WriteHeader(b.code)
+	if !whole {
+		b.slow = newGuard(b.q.w, slowWrite)
+	}
 }
 
 func (b *body) out(p []byte) {
 	if b.err != nil || b.q.r.Method == http.MethodHead {
 		return
 	}
-	if b.gz != nil {
-		_, b.err = b.gz.Write(p)
-	} else {
-		_, b.err = b.q.w.Write(p)
+	b.err = b.guarded(func() (err error) {
+		if b.gz != nil {
+			_, err = b.gz.Write(p)
+		} else {
+			_, err = b.q.w.Write(p)
+		}
+		return err
+	})
+}
+
+func (b *body) guarded(write func() error) error {
+	if b.slow == nil {
+		return write()
 	}
+	return b.slow.do(slowWrite, write)
 }
 
 func (b *body) Close() error {
@@ -103,17 +117,23 @@ func (b *body) Close() error {
 		b.flush()
 	}
 	if b.gz != nil {
-		if err := b.gz.Close(); b.err == nil {
+		if err := b.guarded(b.gz.Close); b.err == nil {
 			b.err = err
 		}
 		gzips.Put(b.gz)
 		b.gz = nil
+	}
+	if b.slow != nil {
+		b.slow.end()
 	}
 	return b.err
 }
 
 // send answers with one object, without transformation.
 func (q *request) send(code int, obj runtime.Object, gvk schema.GroupVersionKind) error {
+	if q.entry != nil {
+		q.entry.Response(wire.Typed(obj, gvk))
+	}
 	data, err := wire.Encode(q.choice.Format, obj, gvk, q.choice.Pretty)
 	if err != nil {
 		return err
@@ -137,7 +157,7 @@ func (q *request) send(code int, obj runtime.Object, gvk schema.GroupVersionKind
 func (q *request) sendObject(code int, k *kind.Kind, obj kind.Object) error {
 	switch q.choice.As {
 	case wire.AsTable:
-		if k.Virtual {
+		if k.Virtual && k.Computed == nil {
 			// A review has nothing to show in columns.
 			return notAcceptable(wire.Accepted)
 		}
@@ -205,6 +225,12 @@ func (q *request) sendList(code int, k *kind.Kind, l *listing) error {
 	}
 	gvk := k.GVK()
 	gvk.Kind += "List"
+	if q.entry.WantsResponse() {
+		var all bytes.Buffer
+		if err := writeJSONList(&all, gvk, q.audited(l.items), meta); err == nil {
+			q.entry.ResponseJSON(all.Bytes())
+		}
+	}
 	if q.choice.Format == wire.Protobuf {
 		return q.sendProtoList(code, gvk, l.items, meta)
 	}
@@ -229,6 +255,19 @@ func (q *request) sendList(code int, k *kind.Kind, l *listing) error {
 	b := q.newBody(code, q.choice.Format.ContentType())
 	b.Write(data)
 	return b.Close()
+}
+
+// audited are the items as the audit policy wants them.
+func (q *request) audited(items []kind.Object) []kind.Object {
+	if !q.entry.Bare() {
+		return items
+	}
+	out := make([]kind.Object, len(items))
+	for i, obj := range items {
+		out[i] = obj.DeepCopyObject().(kind.Object)
+		out[i].SetManagedFields(nil)
+	}
+	return out
 }
 
 func (q *request) sendProtoList(code int, gvk schema.GroupVersionKind, items []kind.Object, meta metav1.ListMeta) error {

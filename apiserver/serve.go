@@ -162,6 +162,7 @@ func (q *request) decode(obj runtime.Object, gvk schema.GroupVersionKind, valida
 		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: converting (%s) to (%s): unknown conversion", got.Kind, got.Version, gvk.Kind, got.Kind, gvk.Kind))
 	}
 	obj.GetObjectKind().SetGroupVersionKind(gvk)
+	q.entry.Object(obj)
 	if len(d.Strict) > 0 {
 		if validation == metav1.FieldValidationStrict {
 			return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", gvk.Kind, gvk.Version, gvk.Kind, runtime.NewStrictDecodingError(d.Strict)))
@@ -270,6 +271,7 @@ func (q *request) patchBody() (t types.PatchType, data []byte, o metav1.PatchOpt
 	}
 	t = types.PatchType(media)
 	data, done, err = q.body()
+	q.entry.Patch(data)
 	return t, data, o, done, err
 }
 
@@ -388,6 +390,7 @@ func (q *request) deleteOptions() (o metav1.DeleteOptions, err error) {
 		if d.GVK.Kind != "" && d.GVK.Kind != "DeleteOptions" {
 			return o, apierrors.NewBadRequest(fmt.Sprintf("decoded object cannot be converted to DeleteOptions: %s", d.GVK))
 		}
+		q.entry.Object(&o)
 		return o, nil
 	}
 	if v := q.query.Get("gracePeriodSeconds"); v != "" {

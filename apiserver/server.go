@@ -32,7 +32,9 @@ import (
 	"k8s.io/apimachinery/pkg/version"
 
 	"proa.dev/apiserver/admit"
+	"proa.dev/apiserver/audit"
 	"proa.dev/apiserver/auth"
+	"proa.dev/apiserver/fair"
 	"proa.dev/client"
 	"proa.dev/env"
 	"proa.dev/kind"
@@ -75,6 +77,10 @@ type Config struct {
 	Admit     admit.Chain
 	Nodes     NodeTransport // nil: log, exec and proxy answer 503
 
+	// Held are the tokens that admission holds (the same that its plugins have); nil
+	// where no other server writes the store.
+	Held *Tokens
+
 	// IssueToken fills the status of a TokenRequest for the service account in r.Old
 	// (serviceaccounts/token). Nil: 501.
 	IssueToken func(ctx context.Context, r *admit.Request, tr *authenticationv1.TokenRequest) error
@@ -88,6 +94,13 @@ type Config struct {
 	// MaxInFlight and MaxMutatingInFlight bound the requests in work, streams and
 	// watches not counted (0: 800 and 400).
 	MaxInFlight, MaxMutatingInFlight int
+	// Fair admits requests by Priority and Fairness instead; nil: only the two bounds
+	// hold.
+	Fair *fair.Dispatcher
+	// Audit records requests; nil: nothing is recorded.
+	Audit *audit.Log
+	// NoProfiling turns /debug/pprof off.
+	NoProfiling bool
 	// RequestTimeout of everything but streams and watches (0: one minute).
 	RequestTimeout time.Duration
 	Log            *slog.Logger
@@ -110,6 +123,7 @@ type Server struct {
 	metrics  *metrics
 	reading  atomic.Int64
 	writing  atomic.Int64
+	ids      *ids
 
 	draining  chan struct{}
 	drainOnce sync.Once
@@ -150,6 +164,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, table: cfg.Table, store: cfg.Store, view: cfg.View, clock: cfg.Clock, rand: cfg.Rand, log: cfg.Log,
 		draining: make(chan struct{})}
 	s.pages.now = cfg.Clock.Now
+	s.ids = newIDs(cfg.Rand)
 	s.metrics = newMetrics(s)
 	return s, nil
 }
@@ -179,12 +194,16 @@ func (s *Server) documents() *documentsOf {
 func (s *Server) Drain() { s.drainOnce.Do(func() { close(s.draining) }) }
 
 // HTTPServer carries Handler with the limits that suit it: slow headers are cut
-// off, connections without work go after three minutes, HTTP/2 streams are as
-// many as a client library with many watches needs. The caller listens, serves
-// and shuts down.
+// off, a request and its answer have 90 seconds together (watches and streams
+// have limits of their own), connections without work go after three minutes,
+// HTTP/2 streams are as many as a client library with many watches needs. The
+// caller listens, serves and shuts down.
 func (s *Server) HTTPServer(tlsConfig *tls.Config) *http.Server {
-	return &http.Server{Handler: s.Handler(), TLSConfig: tlsConfig, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 3 * time.Minute,
-		MaxHeaderBytes: 1 << 20, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	whole := s.cfg.RequestTimeout + 30*time.Second
+	errors := slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)
+	errors.SetOutput(&handshakes{s.metrics.tls, errors.Writer()})
+	return &http.Server{Handler: s.Handler(), TLSConfig: tlsConfig, ReadHeaderTimeout: 30 * time.Second, ReadTimeout: whole, WriteTimeout: whole, IdleTimeout: 3 * time.Minute,
+		MaxHeaderBytes: 1 << 20, ErrorLog: errors,
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 1000, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}}
 }
 

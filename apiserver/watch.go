@@ -39,6 +39,8 @@ type source struct {
 	endMark   bool // send the bookmark that ends the initial events
 	bookmarks bool
 	timeout   time.Duration
+	// settled, if set, is called once the initial events are out.
+	settled func()
 }
 
 const (
@@ -133,6 +135,9 @@ func (w *source) run(ctx context.Context, emit func([]event) error) error {
 		if err := emit(batch); err != nil {
 			return err
 		}
+	}
+	if w.settled != nil {
+		w.settled()
 	}
 	tick := clock.NewTimer(bookmarkEvery)
 	defer tick.Stop()

@@ -41,6 +41,7 @@ type watchEncoder struct {
 	src     *source
 	include metav1.IncludeObjectPolicy
 	headers bool // the next table carries its column definitions
+	events  *watchSeries
 }
 
 // encode returns one frame. Forms of one change are made once and shared by all
@@ -52,7 +53,9 @@ func (e *watchEncoder) encode(ev event) ([]byte, error) {
 		key.headers, e.headers = e.headers, false
 	}
 	if ev.change == nil || ev.change.Cache == nil {
-		return e.make(ev, key)
+		data, err := e.make(ev, key)
+		e.events.sent(len(data))
+		return data, err
 	}
 	got, ok := ev.change.Cache.Load(key)
 	if !ok {
@@ -60,6 +63,7 @@ func (e *watchEncoder) encode(ev event) ([]byte, error) {
 	}
 	f := got.(*frame)
 	f.once.Do(func() { f.data, f.err = e.make(ev, key) })
+	e.events.sent(len(f.data))
 	return f.data, f.err
 }
 
@@ -126,9 +130,8 @@ func (q *request) serveWatch(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	enc := &watchEncoder{q: q, src: src, include: include, headers: true}
-	q.s.metrics.watches.Inc()
-	defer q.s.metrics.watches.Dec()
+	enc := &watchEncoder{q: q, src: src, include: include, headers: true, events: q.s.metrics.watch(c.kind)}
+	src.settled = q.leave
 	if isWebSocket(q.r) {
 		return q.watchWebSocket(ctx, src, enc)
 	}
@@ -136,8 +139,10 @@ func (q *request) serveWatch(ctx context.Context, c *call) error {
 	q.w.WriteHeader(http.StatusOK)
 	rc := http.NewResponseController(q.w)
 	rc.Flush()
+	g := newGuard(q.w, slowWrite)
+	defer g.end()
 	buf := make([]byte, 0, 16<<10)
-	err = src.run(ctx, func(batch []event) error {
+	deliver := func(batch []event) error {
 		for i := range batch {
 			data, err := enc.encode(batch[i])
 			if err != nil {
@@ -166,6 +171,9 @@ func (q *request) serveWatch(ctx context.Context, c *call) error {
 			buf = buf[:0]
 		}
 		return rc.Flush()
+	}
+	err = src.run(ctx, func(batch []event) error {
+		return g.do(slowWrite, func() error { return deliver(batch) })
 	})
 	if ctx.Err() != nil {
 		return nil
