@@ -38,6 +38,14 @@ func (s *Server) get(ctx context.Context, c *call, o metav1.GetOptions) (kind.Ob
 	if err != nil {
 		return nil, err
 	}
+	if c.kind.Computed != nil {
+		for _, obj := range c.kind.Computed() {
+			if obj.GetName() == c.name {
+				return obj, nil
+			}
+		}
+		return nil, notFound(c, c.name)
+	}
 	obj := s.view.Snapshot().Get(c.kind, c.namespace, c.name)
 	if obj == nil {
 		return nil, notFound(c, c.name)
@@ -203,6 +211,15 @@ func (s *Server) list(ctx context.Context, c *call, o metav1.ListOptions) (*list
 	sel, err := parseSelection(c.kind, o)
 	if err != nil {
 		return nil, err
+	}
+	if c.kind.Computed != nil {
+		out := &listing{revision: s.view.Snapshot().Revision()}
+		for _, obj := range c.kind.Computed() {
+			if sel.matches(obj) {
+				out.items = append(out.items, obj)
+			}
+		}
+		return out, nil
 	}
 	var after pageToken
 	if o.Continue != "" {

@@ -45,8 +45,9 @@ func decodeKV(k *kind.Kind, kv store.KV) (kind.Object, error) {
 	return obj, nil
 }
 
-// put writes obj, which nobody may change afterwards, and waits until reads see it.
-func (s *Server) put(ctx context.Context, c *call, obj kind.Object, expect int64) error {
+// put writes obj, which nobody may change afterwards, if the guards hold, and waits
+// until reads see it.
+func (s *Server) put(ctx context.Context, c *call, obj kind.Object, expect int64, guards ...admit.Guard) error {
 	k := c.kind.Root()
 	obj.GetObjectKind().SetGroupVersionKind(k.GVK())
 	value, err := storedBytes(k, obj)
@@ -58,9 +59,12 @@ func (s *Server) put(ctx context.Context, c *call, obj kind.Object, expect int64
 		class = store.Buffered
 	}
 	kv, err := s.store.Put(ctx, k.StoreKey(obj.GetNamespace(), obj.GetName()), value, store.PutOptions{
-		Expect: expect, Class: class, TTL: k.TTL, Attached: obj,
+		Expect: expect, Class: class, TTL: k.TTL, Attached: obj, Guards: storeGuards(guards),
 		Stamp: func(rev int64) { obj.SetResourceVersion(strconv.FormatInt(rev, 10)) },
 	})
+	if errors.Is(err, store.ErrGuard) && s.cfg.Held != nil {
+		s.cfg.Held.lost(guards)
+	}
 	if err != nil {
 		return err
 	}
@@ -110,6 +114,23 @@ func (s *Server) create(ctx context.Context, c *call, obj kind.Object, o metav1.
 
 // createManaged is create for an object whose fields are tracked already.
 func (s *Server) createManaged(ctx context.Context, c *call, obj kind.Object, o metav1.CreateOptions, managed []metav1.ManagedFieldsEntry) (kind.Object, error) {
+	if s.cfg.Held == nil {
+		return s.createOnce(ctx, c, obj, o, managed)
+	}
+	for try := 0; ; try++ {
+		out, err := s.createOnce(ctx, c, obj.DeepCopyObject().(kind.Object), o, managed)
+		if !errors.Is(err, store.ErrGuard) || try >= maxTries {
+			return out, err
+		}
+		// Another server has taken over the right to decide about this one.
+		if err := s.pause(ctx, try); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// createOnce is one attempt; store.ErrGuard says that it has to be made again.
+func (s *Server) createOnce(ctx context.Context, c *call, obj kind.Object, o metav1.CreateOptions, managed []metav1.ManagedFieldsEntry) (kind.Object, error) {
 	if errs := metav1validation.ValidateCreateOptions(&o); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "CreateOptions"}, "", errs)
 	}
@@ -163,6 +184,9 @@ func (s *Server) createManaged(ctx context.Context, c *call, obj kind.Object, o 
 	if k.PrepareCreate != nil {
 		k.PrepareCreate(obj)
 	}
+	if k.Stamp != nil {
+		k.Stamp(obj, r.Now)
+	}
 	if csr, ok := obj.(*certificatesv1.CertificateSigningRequest); ok {
 		// Signers trust this: only the server says who asked.
 		csr.Spec.Username, csr.Spec.UID, csr.Spec.Groups, csr.Spec.Extra = requestedBy(c.user)
@@ -194,7 +218,7 @@ func (s *Server) createManaged(ctx context.Context, c *call, obj kind.Object, o 
 		return served(c.kind, obj)
 	}
 	for try := 0; ; try++ {
-		err = s.put(ctx, c, obj, store.Absent)
+		err = s.put(ctx, c, obj, store.Absent, r.Guards...)
 		if err == nil {
 			return served(c.kind, obj)
 		}
@@ -204,7 +228,10 @@ func (s *Server) createManaged(ctx context.Context, c *call, obj kind.Object, o 
 		}
 		break
 	}
-	release()
+	if !errors.Is(err, store.ErrUnavailable) {
+		// Otherwise it may be written yet: what was promised to it ends by itself.
+		release()
+	}
 	if errors.Is(err, store.ErrExists) && generated {
 		e := apierrors.NewGenerateNameConflict(k.GroupResource(), obj.GetName(), 1)
 		return nil, e
@@ -322,10 +349,11 @@ func (s *Server) modify(ctx context.Context, c *call, ch change) (obj kind.Objec
 			out, err := served(c.kind, obj)
 			return out, false, err
 		}
-		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound) {
+		isGuard := errors.Is(err, store.ErrGuard)
+		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound) && !isGuard {
 			return nil, false, storeError(c, c.name, err)
 		}
-		if conditional || try >= maxTries {
+		if conditional && !isGuard || try >= maxTries {
 			return nil, false, modified(c, c.name)
 		}
 		if try > 8 {
@@ -345,6 +373,9 @@ func (s *Server) modifyOnce(ctx context.Context, c *call, ch change, r *admit.Re
 	obj = r.Object
 	if ch.door != nil && ch.door.PrepareUpdate != nil {
 		ch.door.PrepareUpdate(obj, old)
+	}
+	if k.Stamp != nil {
+		k.Stamp(obj, r.Now)
 	}
 	if !ch.applied {
 		if obj, err = s.track(c, obj, old, ch.manager); err != nil {
@@ -386,8 +417,10 @@ func (s *Server) modifyOnce(ctx context.Context, c *call, ch change, r *admit.Re
 		// The view may be behind: only the store knows whether this is the newest.
 		return old, false, nil
 	}
-	if err := s.put(ctx, c, obj, expect); err != nil {
-		release()
+	if err := s.put(ctx, c, obj, expect, r.Guards...); err != nil {
+		if !errors.Is(err, store.ErrUnavailable) {
+			release()
+		}
 		return nil, false, err
 	}
 	return obj, true, nil
@@ -493,7 +526,7 @@ func (s *Server) update(ctx context.Context, c *call, obj kind.Object, o metav1.
 			return nil, store.ErrConflict
 		}}
 	// A second try needs the sent object again; admission changes it, so keep one.
-	if c.kind.UnconditionalUpdate || c.kind.Root().UnconditionalUpdate {
+	if c.kind.UnconditionalUpdate || c.kind.Root().UnconditionalUpdate || s.cfg.Held != nil {
 		sent := obj.DeepCopyObject().(kind.Object)
 		ch.make = func(kind.Object) (kind.Object, error) { return sent.DeepCopyObject().(kind.Object), nil }
 	}

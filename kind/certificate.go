@@ -102,12 +102,39 @@ var ClusterTrustBundle = define[certificatesv1.ClusterTrustBundleList](Row[*cert
 	},
 })
 
-// PodCertificateRequest asks for a pod's certificate.
+// PodCertificateRequest asks a signer for a certificate of a pod.
 var PodCertificateRequest = define[certificatesv1.PodCertificateRequestList](Row[*certificatesv1.PodCertificateRequest]{
 	Names: Names{
 		Group: "certificates.k8s.io", Version: "v1", Kind: "PodCertificateRequest", Plural: "podcertificaterequests",
 		Scope:  Namespaced,
 		Prefix: "podcertificaterequests",
 	},
-	Status: &DoorOf[*certificatesv1.PodCertificateRequest]{},
+	Validate:       validate.PodCertificateRequest,
+	ValidateUpdate: validate.PodCertificateRequestUpdate,
+	Default: func(r *certificatesv1.PodCertificateRequest) {
+		fillPtr(&r.Spec.MaxExpirationSeconds, 24*60*60)
+	},
+	PrepareCreate: func(r *certificatesv1.PodCertificateRequest) {
+		r.Status = certificatesv1.PodCertificateRequestStatus{}
+	},
+	PrepareUpdate: func(new, old *certificatesv1.PodCertificateRequest) { new.Status = old.Status },
+	Status: &DoorOf[*certificatesv1.PodCertificateRequest]{
+		ValidateUpdate: validate.PodCertificateRequestStatusUpdate,
+		PrepareUpdate:  func(new, old *certificatesv1.PodCertificateRequest) { new.Spec = old.Spec },
+	},
+	Selectable: map[string]func(*certificatesv1.PodCertificateRequest) string{
+		"spec.signerName": func(r *certificatesv1.PodCertificateRequest) string { return r.Spec.SignerName },
+		"spec.podName":    func(r *certificatesv1.PodCertificateRequest) string { return r.Spec.PodName },
+		"spec.nodeName":   func(r *certificatesv1.PodCertificateRequest) string { return string(r.Spec.NodeName) },
+	},
+	Columns: columns("PodName, ServiceAccountName, NodeName, SignerName, State, Reason"),
+	Cells: func(r *certificatesv1.PodCertificateRequest, now time.Time) []any {
+		state, reason := "Pending", ""
+		for _, c := range r.Status.Conditions {
+			if c.Type == validate.CertificateVerdict(r) {
+				state, reason = c.Type, c.Reason
+			}
+		}
+		return []any{r.Name, r.Spec.PodName, r.Spec.ServiceAccountName, string(r.Spec.NodeName), r.Spec.SignerName, state, reason, age(r, now)}
+	},
 })

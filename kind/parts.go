@@ -5,7 +5,7 @@ package kind
 // is not served (see withheld and declared).
 var All = NewTable(
 	// core
-	Binding, ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, PersistentVolumeClaim, PersistentVolume, Pod, PodTemplate,
+	Binding, ComponentStatus, ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, PersistentVolumeClaim, PersistentVolume, Pod, PodTemplate,
 	ReplicationController, ResourceQuota, Secret, ServiceAccount, Service,
 	// apps
 	ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
@@ -19,7 +19,7 @@ var All = NewTable(
 	// batch
 	CronJob, Job,
 	// certificates.k8s.io
-	CertificateSigningRequest,
+	CertificateSigningRequest, ClusterTrustBundle, PodCertificateRequest,
 	// networking.k8s.io
 	IngressClass, Ingress, IPAddress, NetworkPolicy, ServiceCIDR,
 	// policy
@@ -28,6 +28,9 @@ var All = NewTable(
 	ClusterRoleBinding, ClusterRole, RoleBinding, Role,
 	// storage.k8s.io
 	CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttributesClass,
+	// admissionregistration.k8s.io
+	MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, MutatingWebhookConfiguration,
+	ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration,
 	// scheduling.k8s.io
 	PriorityClass,
 	// coordination.k8s.io
@@ -36,21 +39,19 @@ var All = NewTable(
 	RuntimeClass,
 	// discovery.k8s.io
 	EndpointSlice,
+	// flowcontrol.apiserver.k8s.io
+	FlowSchema, PriorityLevelConfiguration,
+	// resource.k8s.io
+	DeviceClass, DeviceTaintRule, ResourceClaim, ResourceClaimTemplate, ResourceSlice,
+	// storagemigration.k8s.io
+	StorageVersionMigration,
+	// apiextensions.k8s.io
+	CustomResourceDefinition,
 )
 
 // withheld are whole rows that are not served because nothing acts on them yet:
 // a policy that is accepted and not enforced would look like protection. Each
 // moves to All together with what enforces it.
 var withheld = []*Kind{
-	MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, MutatingWebhookConfiguration,
-	ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration,
-	ClusterTrustBundle,
-}
-
-// declared are rows that have names only; each moves to All when its defaults,
-// validation, columns and golden object are there.
-var declared = []*Kind{
-	ComponentStatus, PodCertificateRequest, FlowSchema, PriorityLevelConfiguration,
-	DeviceClass, DeviceTaintRule, ResourceClaim, ResourceClaimTemplate, ResourceSlice,
-	StorageVersionMigration,
+	APIService,
 }

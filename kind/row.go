@@ -43,6 +43,8 @@ type Row[P Object] struct {
 	Columns                                  []Column
 	Cells                                    func(obj P, now time.Time) []any
 	Grace                                    func(obj P, asked *int64) *int64
+	Computed                                 func() []P
+	Stamp                                    func(obj P, now time.Time)
 	Stored                                   *Kind
 	ToStored                                 func(obj P) (Object, error)
 	FromStored                               func(obj Object) (P, error)
@@ -142,6 +144,18 @@ func erase[T any, P pointer[T]](r Row[P]) *Kind {
 	}
 	if f := r.Grace; f != nil {
 		k.Grace = func(obj Object, asked *int64) *int64 { return f(obj.(P), asked) }
+	}
+	if f := r.Computed; f != nil {
+		k.Computed = func() []Object {
+			var all []Object
+			for _, obj := range f() {
+				all = append(all, obj)
+			}
+			return all
+		}
+	}
+	if f := r.Stamp; f != nil {
+		k.Stamp = func(obj Object, now time.Time) { f(obj.(P), now) }
 	}
 	if f := r.ToStored; f != nil {
 		k.ToStored = func(obj Object) (Object, error) { return f(obj.(P)) }

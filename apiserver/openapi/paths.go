@@ -146,7 +146,7 @@ func (b *builder) row(k *kind.Kind, paths object) {
 		c["delete"] = b.op(k, gvk, "deleteCollection", "deletecollection", scope, "", b.add(&metav1.DeleteOptions{}), b.add(&metav1.Status{}), listParameters)
 	}
 	paths[collection] = c
-	if k.Virtual {
+	if k.Virtual && k.Computed == nil {
 		return
 	}
 	item := object{"parameters": b.params(pathParameters(namespaced, "{name}", k.Kind)...)}

@@ -1,71 +1,136 @@
 package validate
 
 import (
-	"crypto/x509"
-	"encoding/pem"
+	"encoding/json"
 	"fmt"
 	"strings"
 
-	certificatesv1 "k8s.io/api/certificates/v1"
 	resourcev1 "k8s.io/api/resource/v1"
-	migrationv1 "k8s.io/api/storagemigration/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// DeviceClass checks a new or changed class of devices; its CEL selectors are
-// compiled elsewhere.
-func DeviceClass(c *resourcev1.DeviceClass) field.ErrorList {
+// DeviceClass checks a new class of devices. What its expressions mean is
+// checked where expressions are compiled.
+func DeviceClass(c *resourcev1.DeviceClass) field.ErrorList { return deviceClass(c, nil) }
+
+// DeviceClassUpdate checks an update of a class of devices.
+func DeviceClassUpdate(new, old *resourcev1.DeviceClass) field.ErrorList {
+	return append(ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta()), deviceClass(new, old)...)
+}
+
+func deviceClass(c, old *resourcev1.DeviceClass) field.ErrorList {
 	errs := ObjectMeta(&c.ObjectMeta, false, NameDNSSubdomain, meta())
-	errs = append(errs, deviceSelectors(c.Spec.Selectors, spec().Child("selectors"))...)
-	if limit := resourcev1.DeviceConfigMaxSize; len(c.Spec.Config) > limit {
-		errs = append(errs, field.TooMany(spec().Child("config"), len(c.Spec.Config), limit))
-	}
-	for i := range c.Spec.Config {
-		errs = append(errs, deviceConfig(&c.Spec.Config[i].DeviceConfiguration, spec().Child("config").Index(i))...)
-	}
-	if n := c.Spec.ExtendedResourceName; n != nil && !isExtendedResource(*n) {
-		errs = append(errs, field.Invalid(spec().Child("extendedResourceName"), *n, "must be a valid extended resource name"))
+	sameSelectors := old != nil && equality.Semantic.DeepEqual(c.Spec.Selectors, old.Spec.Selectors)
+	sameConfig := old != nil && equality.Semantic.DeepEqual(c.Spec.Config, old.Spec.Config)
+	errs = append(errs, deviceSelectors(c.Spec.Selectors, sameSelectors, spec().Child("selectors"))...)
+	errs = append(errs, atMost(c.Spec.Config, resourcev1.DeviceConfigMaxSize, spec().Child("config"), func(x resourcev1.DeviceClassConfiguration, p *field.Path) field.ErrorList {
+		return deviceConfig(&x.DeviceConfiguration, sameConfig, p)
+	})...)
+	if n := c.Spec.ExtendedResourceName; n != nil && (old == nil || !equality.Semantic.DeepEqual(n, old.Spec.ExtendedResourceName)) {
+		errs = append(errs, extendedResourceName(*n, spec().Child("extendedResourceName"))...)
 	}
 	return errs
 }
 
-// DeviceClassUpdate checks an update of a class of devices.
-func DeviceClassUpdate(new, old *resourcev1.DeviceClass) field.ErrorList {
-	return append(ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta()), DeviceClass(new)...)
+func extendedResourceName(name string, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if !strings.Contains(name, "/") {
+		errs = append(errs, field.Invalid(path, name, "a name must be a domain-prefixed path, such as 'example.com/my-prop'"))
+	} else if strings.Contains(name, "kubernetes.io/") {
+		errs = append(errs, field.Invalid(path, name, `must not have "kubernetes.io/" domain`))
+	}
+	if strings.HasPrefix(name, "requests.") {
+		errs = append(errs, field.Invalid(path, name, `must not have "requests." prefix`))
+	}
+	return append(errs, invalid(path, name, validation.IsQualifiedName("requests."+name))...)
 }
 
-func deviceSelectors(list []resourcev1.DeviceSelector, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if limit := resourcev1.DeviceSelectorsMaxSize; len(list) > limit {
-		errs = append(errs, field.TooMany(path, len(list), limit))
+// atMost checks the length of a list and, only when it is right, each item.
+func atMost[T any](list []T, limit int, path *field.Path, each func(T, *field.Path) field.ErrorList) field.ErrorList {
+	if len(list) > limit {
+		return field.ErrorList{field.TooMany(path, len(list), limit)}
 	}
-	for i, s := range list {
-		p := path.Index(i).Child("cel")
-		if s.CEL == nil {
-			errs = append(errs, field.Required(p, ""))
-		} else if limit := resourcev1.CELSelectorExpressionMaxLength; len(s.CEL.Expression) > limit {
-			errs = append(errs, field.TooLong(p.Child("expression"), "", limit))
+	var errs field.ErrorList
+	for i, x := range list {
+		errs = append(errs, each(x, path.Index(i))...)
+	}
+	return errs
+}
+
+// distinct reports items whose key was there before; shown is what is printed.
+func distinct[T any, K comparable](list []T, path *field.Path, key func(T) K, shown func(T) any) field.ErrorList {
+	var errs field.ErrorList
+	seen := sets.New[K]()
+	for i, x := range list {
+		if k := key(x); seen.Has(k) {
+			errs = append(errs, field.Duplicate(path.Index(i), shown(x)))
 		} else {
-			errs = append(errs, required(s.CEL.Expression, p.Child("expression"))...)
+			seen.Insert(k)
 		}
 	}
 	return errs
 }
 
-func deviceConfig(c *resourcev1.DeviceConfiguration, path *field.Path) field.ErrorList {
+func whole[T any](x T) any { return x }
+
+func distinctStrings(list []string, path *field.Path) field.ErrorList {
+	return distinct(list, path, func(s string) string { return s }, whole[string])
+}
+
+func deviceSelectors(list []resourcev1.DeviceSelector, stored bool, path *field.Path) field.ErrorList {
+	return atMost(list, resourcev1.DeviceSelectorsMaxSize, path, func(s resourcev1.DeviceSelector, p *field.Path) field.ErrorList {
+		if s.CEL == nil {
+			return field.ErrorList{field.Required(p.Child("cel"), "")}
+		}
+		return deviceExpression(s.CEL.Expression, stored, p.Child("cel", "expression"))
+	})
+}
+
+func deviceExpression(text string, stored bool, path *field.Path) field.ErrorList {
+	if stored {
+		return nil
+	}
+	if limit := resourcev1.CELSelectorExpressionMaxLength; len(text) > limit {
+		return field.ErrorList{field.TooLong(path, "", limit)}
+	}
+	return required(text, path)
+}
+
+func deviceConfig(c *resourcev1.DeviceConfiguration, stored bool, path *field.Path) field.ErrorList {
 	p := path.Child("opaque")
 	if c.Opaque == nil {
 		return field.ErrorList{field.Required(p, "")}
 	}
 	errs := csiDriverName(c.Opaque.Driver, p.Child("driver"))
-	if len(c.Opaque.Parameters.Raw) == 0 {
-		errs = append(errs, field.Required(p.Child("parameters"), ""))
-	} else if limit := resourcev1.OpaqueParametersMaxLength; len(c.Opaque.Parameters.Raw) > limit {
-		errs = append(errs, field.TooLong(p.Child("parameters"), "", limit))
+	return append(errs, jsonObject(c.Opaque.Parameters, stored, resourcev1.OpaqueParametersMaxLength, p.Child("parameters"))...)
+}
+
+// jsonObject checks data that only a driver understands: a JSON object of a bounded size.
+func jsonObject(data runtime.RawExtension, stored bool, limit int, path *field.Path) field.ErrorList {
+	const shown = "<value omitted>"
+	if len(data.Raw) == 0 {
+		return field.ErrorList{field.Required(path, "")}
 	}
-	return errs
+	if !stored && len(data.Raw) > limit {
+		return field.ErrorList{field.TooLong(path, "", limit)}
+	}
+	var value any
+	if err := json.Unmarshal(data.Raw, &value); err != nil {
+		return field.ErrorList{field.Invalid(path, shown, "error parsing data as JSON: "+err.Error())}
+	}
+	if value == nil {
+		return field.ErrorList{field.Required(path, "")}
+	}
+	if _, ok := value.(map[string]any); !ok {
+		return field.ErrorList{field.Invalid(path, shown, "must be a valid JSON object")}
+	}
+	return nil
 }
 
 // ResourceClaim checks a new claim for devices.
@@ -76,34 +141,10 @@ func ResourceClaim(c *resourcev1.ResourceClaim) field.ErrorList {
 
 // ResourceClaimUpdate checks an update of a claim: its spec stays.
 func ResourceClaimUpdate(new, old *resourcev1.ResourceClaim) field.ErrorList {
-	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
-	errs = append(errs, unchanged(new.Spec, old.Spec, spec())...)
-	return append(errs, deviceClaim(&new.Spec.Devices, spec().Child("devices"))...)
-}
-
-// ResourceClaimStatusUpdate checks an update of a claim's status: an allocation
-// stays until it is taken back, and consumers are at most 256 and differ.
-func ResourceClaimStatusUpdate(new, old *resourcev1.ResourceClaim) field.ErrorList {
-	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
-	p := status().Child("reservedFor")
-	if limit := resourcev1.ResourceClaimReservedForMaxSize; len(new.Status.ReservedFor) > limit {
-		errs = append(errs, field.TooMany(p, len(new.Status.ReservedFor), limit))
-	}
-	uids := sets.New[string]()
-	for i, r := range new.Status.ReservedFor {
-		errs = append(errs, required(r.Resource, p.Index(i).Child("resource"))...)
-		errs = append(errs, required(r.Name, p.Index(i).Child("name"))...)
-		errs = append(errs, required(string(r.UID), p.Index(i).Child("uid"))...)
-		if uids.Has(string(r.UID)) {
-			errs = append(errs, field.Duplicate(p.Index(i), r.UID))
-		}
-		uids.Insert(string(r.UID))
-	}
-	if len(new.Status.ReservedFor) > 0 && new.Status.Allocation == nil {
-		errs = append(errs, field.Forbidden(p, "may not be specified when `allocated` is not set"))
-	}
-	if old.Status.Allocation != nil && new.Status.Allocation != nil {
-		errs = append(errs, unchanged(new.Status.Allocation, old.Status.Allocation, status().Child("allocation"))...)
+	errs := ObjectMeta(&new.ObjectMeta, true, NameDNSSubdomain, meta())
+	errs = append(errs, ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())...)
+	if !equality.Semantic.DeepEqual(new.Spec, old.Spec) {
+		errs = append(errs, field.Invalid(spec(), nil, immutable))
 	}
 	return errs
 }
@@ -111,9 +152,31 @@ func ResourceClaimStatusUpdate(new, old *resourcev1.ResourceClaim) field.ErrorLi
 // ResourceClaimTemplate checks a new template of claims.
 func ResourceClaimTemplate(t *resourcev1.ResourceClaimTemplate) field.ErrorList {
 	errs := ObjectMeta(&t.ObjectMeta, true, NameDNSSubdomain, meta())
-	errs = append(errs, labels(t.Spec.Labels, spec().Child("metadata", "labels"))...)
-	errs = append(errs, annotations(t.Spec.Annotations, spec().Child("metadata", "annotations"))...)
+	m, path := &t.Spec.ObjectMeta, spec().Child("metadata")
+	errs = append(errs, annotations(m.Annotations, path.Child("annotations"))...)
+	errs = append(errs, labels(m.Labels, path.Child("labels"))...)
+	errs = append(errs, onlyLabelsAndAnnotations(m, path)...)
 	return append(errs, deviceClaim(&t.Spec.Spec.Devices, spec().Child("spec", "devices"))...)
+}
+
+// onlyLabelsAndAnnotations refuses everything else in the metadata of a template.
+func onlyLabelsAndAnnotations(m *metav1.ObjectMeta, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{
+		{"name", m.Name != ""}, {"generateName", m.GenerateName != ""}, {"namespace", m.Namespace != ""}, {"selfLink", m.SelfLink != ""},
+		{"uID", m.UID != ""}, {"resourceVersion", m.ResourceVersion != ""}, {"generation", m.Generation != 0},
+		{"creationTimestamp", !m.CreationTimestamp.IsZero()}, {"deletionTimestamp", m.DeletionTimestamp != nil},
+		{"deletionGracePeriodSeconds", m.DeletionGracePeriodSeconds != nil}, {"ownerReferences", len(m.OwnerReferences) > 0},
+		{"finalizers", len(m.Finalizers) > 0}, {"managedFields", len(m.ManagedFields) > 0},
+	} {
+		if f.set {
+			errs = append(errs, field.Forbidden(path.Child(f.name), "cannot be set"))
+		}
+	}
+	return errs
 }
 
 // ResourceClaimTemplateUpdate checks an update of a template: its spec stays.
@@ -122,79 +185,102 @@ func ResourceClaimTemplateUpdate(new, old *resourcev1.ResourceClaimTemplate) fie
 	return append(errs, unchanged(new.Spec, old.Spec, spec())...)
 }
 
-func deviceClaim(c *resourcev1.DeviceClaim, path *field.Path) field.ErrorList {
+// requestNames are the names of a claim's requests and of the requests below them.
+type requestNames map[string]sets.Set[string]
+
+func namesOf(c *resourcev1.DeviceClaim) requestNames {
+	names := requestNames{}
+	for _, r := range c.Requests {
+		names[r.Name] = sets.New[string]()
+		for _, s := range r.FirstAvailable {
+			names[r.Name].Insert(s.Name)
+		}
+	}
+	return names
+}
+
+// check reports what does not name a request of the claim.
+func (n requestNames) check(name string, path *field.Path) field.ErrorList {
+	const msg = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'"
+	parts := strings.Split(name, "/")
+	if len(parts) > 2 {
+		return field.ErrorList{field.Invalid(path, name, msg)}
+	}
 	var errs field.ErrorList
-	rp := path.Child("requests")
-	if limit := resourcev1.DeviceRequestsMaxSize; len(c.Requests) > limit {
-		errs = append(errs, field.TooMany(rp, len(c.Requests), limit))
+	for _, part := range parts {
+		errs = append(errs, dnsLabel(part, path)...)
 	}
-	names := sets.New[string]()
-	for i := range c.Requests {
-		r, p := &c.Requests[i], rp.Index(i)
-		errs = append(errs, requestName(r.Name, p.Child("name"))...)
-		if names.Has(r.Name) {
-			errs = append(errs, field.Duplicate(p.Child("name"), r.Name))
-		}
-		names.Insert(r.Name)
-		switch {
-		case r.Exactly != nil && len(r.FirstAvailable) > 0:
-			errs = append(errs, field.Invalid(p, "", "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set"))
-		case r.Exactly != nil:
-			e, ep := r.Exactly, p.Child("exactly")
-			errs = append(errs, deviceAmount(e.DeviceClassName, e.AllocationMode, e.Count, ep)...)
-			errs = append(errs, deviceSelectors(e.Selectors, ep.Child("selectors"))...)
-		case len(r.FirstAvailable) > 0:
-			sub := sets.New[string]()
-			if limit := resourcev1.FirstAvailableDeviceRequestMaxSize; len(r.FirstAvailable) > limit {
-				errs = append(errs, field.TooMany(p.Child("firstAvailable"), len(r.FirstAvailable), limit))
-			}
-			for j := range r.FirstAvailable {
-				s, sp := &r.FirstAvailable[j], p.Child("firstAvailable").Index(j)
-				errs = append(errs, requestName(s.Name, sp.Child("name"))...)
-				if sub.Has(s.Name) {
-					errs = append(errs, field.Duplicate(sp.Child("name"), s.Name))
-				}
-				sub.Insert(s.Name)
-				names.Insert(r.Name + "/" + s.Name)
-				errs = append(errs, deviceAmount(s.DeviceClassName, s.AllocationMode, s.Count, sp)...)
-				errs = append(errs, deviceSelectors(s.Selectors, sp.Child("selectors"))...)
-			}
-		default:
-			errs = append(errs, field.Required(p, "exactly one of `exactly` or `firstAvailable` is required"))
-		}
-	}
-	known := func(list []string, p *field.Path) {
-		for i, name := range list {
-			if !names.Has(name) {
-				errs = append(errs, field.Invalid(p.Index(i), name, "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'"))
-			}
-		}
-	}
-	for i, constraint := range c.Constraints {
-		known(constraint.Requests, path.Child("constraints").Index(i).Child("requests"))
-	}
-	for i := range c.Config {
-		p := path.Child("config").Index(i)
-		known(c.Config[i].Requests, p.Child("requests"))
-		errs = append(errs, deviceConfig(&c.Config[i].DeviceConfiguration, p)...)
+	if sub, ok := n[parts[0]]; !ok || len(parts) == 2 && !sub.Has(parts[1]) {
+		errs = append(errs, field.Invalid(path, name, msg))
 	}
 	return errs
 }
 
-func requestName(name string, path *field.Path) field.ErrorList {
-	if name == "" {
-		return field.ErrorList{field.Required(path, "")}
+func (n requestNames) checkList(list []string, path *field.Path) field.ErrorList {
+	errs := atMost(list, resourcev1.DeviceRequestsMaxSize, path, n.check)
+	if len(list) > resourcev1.DeviceRequestsMaxSize {
+		return errs
 	}
-	return dnsLabel(name, path)
+	return append(errs, distinctStrings(list, path)...)
 }
 
-func deviceAmount(class string, mode resourcev1.DeviceAllocationMode, count int64, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if class == "" {
-		errs = append(errs, field.Required(path.Child("deviceClassName"), ""))
-	} else {
-		errs = append(errs, dnsSubdomain(class, path.Child("deviceClassName"))...)
+func deviceClaim(c *resourcev1.DeviceClaim, path *field.Path) field.ErrorList {
+	names := namesOf(c)
+	p := path.Child("requests")
+	errs := atMost(c.Requests, resourcev1.DeviceRequestsMaxSize, p, deviceRequest)
+	if len(c.Requests) <= resourcev1.DeviceRequestsMaxSize {
+		errs = append(errs, distinct(c.Requests, p, func(r resourcev1.DeviceRequest) string { return r.Name }, whole[resourcev1.DeviceRequest])...)
 	}
+	errs = append(errs, atMost(c.Constraints, resourcev1.DeviceConstraintsMaxSize, path.Child("constraints"), func(x resourcev1.DeviceConstraint, p *field.Path) field.ErrorList {
+		errs := names.checkList(x.Requests, p.Child("requests"))
+		switch {
+		case x.MatchAttribute != nil:
+			errs = append(errs, fullName(string(*x.MatchAttribute), p.Child("matchAttribute"))...)
+		case x.DistinctAttribute != nil:
+			errs = append(errs, fullName(string(*x.DistinctAttribute), p.Child("distinctAttribute"))...)
+		default:
+			errs = append(errs, field.Required(p, `exactly one of "matchAttribute" or "distinctAttribute" is required, but multiple fields are set`))
+		}
+		return errs
+	})...)
+	return append(errs, atMost(c.Config, resourcev1.DeviceConfigMaxSize, path.Child("config"), func(x resourcev1.DeviceClaimConfiguration, p *field.Path) field.ErrorList {
+		return append(names.checkList(x.Requests, p.Child("requests")), deviceConfig(&x.DeviceConfiguration, false, p)...)
+	})...)
+}
+
+func deviceRequest(r resourcev1.DeviceRequest, path *field.Path) field.ErrorList {
+	errs := dnsLabel(r.Name, path.Child("name"))
+	const one = "exactly one of `exactly` or `firstAvailable` is required"
+	switch {
+	case r.Exactly != nil && len(r.FirstAvailable) > 0:
+		errs = append(errs, field.Invalid(path, nil, one+", but multiple fields are set"))
+	case r.Exactly != nil:
+		e, p := r.Exactly, path.Child("exactly")
+		errs = append(errs, deviceWish(e.DeviceClassName, e.Selectors, e.AllocationMode, e.Count, e.Tolerations, p)...)
+	case len(r.FirstAvailable) > 0:
+		p := path.Child("firstAvailable")
+		errs = append(errs, atMost(r.FirstAvailable, resourcev1.FirstAvailableDeviceRequestMaxSize, p, func(s resourcev1.DeviceSubRequest, p *field.Path) field.ErrorList {
+			errs := dnsLabel(s.Name, p.Child("name"))
+			return append(errs, deviceWish(s.DeviceClassName, s.Selectors, s.AllocationMode, s.Count, s.Tolerations, p)...)
+		})...)
+		if len(r.FirstAvailable) <= resourcev1.FirstAvailableDeviceRequestMaxSize {
+			errs = append(errs, distinct(r.FirstAvailable, p, func(s resourcev1.DeviceSubRequest) string { return s.Name }, whole[resourcev1.DeviceSubRequest])...)
+		}
+	default:
+		errs = append(errs, field.Required(path, one))
+	}
+	return errs
+}
+
+// deviceWish is what a request and the requests below it have in common.
+func deviceWish(class string, selectors []resourcev1.DeviceSelector, mode resourcev1.DeviceAllocationMode, count int64, tolerations []resourcev1.DeviceToleration, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if p := path.Child("deviceClassName"); class == "" {
+		errs = append(errs, field.Required(p, ""))
+	} else {
+		errs = append(errs, dnsSubdomain(class, p)...)
+	}
+	errs = append(errs, deviceSelectors(selectors, false, path.Child("selectors"))...)
 	switch mode {
 	case resourcev1.DeviceAllocationModeAll:
 		if count != 0 {
@@ -205,131 +291,234 @@ func deviceAmount(class string, mode resourcev1.DeviceAllocationMode, count int6
 	default:
 		errs = append(errs, field.NotSupported(path.Child("allocationMode"), mode, []resourcev1.DeviceAllocationMode{resourcev1.DeviceAllocationModeAll, resourcev1.DeviceAllocationModeExactCount}))
 	}
-	return errs
+	return append(errs, deviceTolerations(tolerations, path.Child("tolerations"))...)
 }
 
-// ResourceSlice checks the shape of a driver's offer: names, one kind of node
-// selection, distinct devices. Attributes, capacities, counters and taints of
-// devices are not checked.
-func ResourceSlice(s *resourcev1.ResourceSlice) field.ErrorList {
-	errs := ObjectMeta(&s.ObjectMeta, false, NameDNSSubdomain, meta())
-	errs = append(errs, csiDriverName(s.Spec.Driver, spec().Child("driver"))...)
-	pool := spec().Child("pool")
-	if s.Spec.Pool.Name == "" {
-		errs = append(errs, field.Required(pool.Child("name"), ""))
-	} else {
-		for part := range strings.SplitSeq(s.Spec.Pool.Name, "/") {
-			errs = append(errs, invalid(pool.Child("name"), part, validation.IsDNS1123Subdomain(part))...)
+func deviceTolerations(list []resourcev1.DeviceToleration, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i, t := range list {
+		p := path.Index(i)
+		if t.Key != "" {
+			errs = append(errs, qualifiedName(t.Key, p.Child("key"))...)
 		}
-	}
-	errs = append(errs, positive(s.Spec.Pool.ResourceSliceCount, pool.Child("resourceSliceCount"))...)
-	errs = append(errs, nonNegative(s.Spec.Pool.Generation, pool.Child("generation"))...)
-	count := 0
-	for _, set := range []bool{s.Spec.NodeName != nil, s.Spec.NodeSelector != nil, s.Spec.AllNodes != nil, s.Spec.PerDeviceNodeSelection != nil} {
-		if set {
-			count++
+		switch t.Operator {
+		case resourcev1.DeviceTolerationOpExists:
+			if t.Value != "" {
+				errs = append(errs, field.Invalid(p.Child("value"), t.Value, "must be empty for operator `Exists`"))
+			}
+		case resourcev1.DeviceTolerationOpEqual:
+			errs = append(errs, invalid(p.Child("value"), t.Value, validation.IsValidLabelValue(t.Value))...)
+		case "":
+			errs = append(errs, field.Required(p.Child("operator"), ""))
+		default:
+			errs = append(errs, field.NotSupported(p.Child("operator"), t.Operator, []resourcev1.DeviceTolerationOperator{resourcev1.DeviceTolerationOpEqual, resourcev1.DeviceTolerationOpExists}))
 		}
-	}
-	const one = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required"
-	if count == 0 && len(s.Spec.SharedCounters) == 0 {
-		errs = append(errs, field.Required(spec(), one))
-	} else if count > 1 {
-		errs = append(errs, field.Invalid(spec(), "", one+", but multiple fields are set"))
-	}
-	if n := s.Spec.NodeName; n != nil {
-		errs = append(errs, invalid(spec().Child("nodeName"), *n, NameDNSSubdomain(*n, false))...)
-	}
-	if s.Spec.NodeSelector != nil {
-		errs = append(errs, nodeSelector(s.Spec.NodeSelector, spec().Child("nodeSelector"))...)
-	}
-	dp := spec().Child("devices")
-	if limit := resourcev1.ResourceSliceMaxDevices; len(s.Spec.Devices) > limit {
-		errs = append(errs, field.TooMany(dp, len(s.Spec.Devices), limit))
-	}
-	seen := sets.New[string]()
-	for i := range s.Spec.Devices {
-		name := s.Spec.Devices[i].Name
-		errs = append(errs, dnsLabel(name, dp.Index(i).Child("name"))...)
-		if seen.Has(name) {
-			errs = append(errs, field.Duplicate(dp.Index(i).Child("name"), name))
+		if t.Effect != "" {
+			errs = append(errs, deviceEffect(t.Effect, p.Child("effect"))...)
 		}
-		seen.Insert(name)
 	}
 	return errs
 }
 
-// ResourceSliceUpdate checks an update of an offer: driver, pool name and node stay.
-func ResourceSliceUpdate(new, old *resourcev1.ResourceSlice) field.ErrorList {
-	errs := append(ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta()), ResourceSlice(new)...)
-	errs = append(errs, unchanged(new.Spec.Driver, old.Spec.Driver, spec().Child("driver"))...)
-	errs = append(errs, unchanged(new.Spec.NodeName, old.Spec.NodeName, spec().Child("nodeName"))...)
-	errs = append(errs, unchanged(new.Spec.AllNodes, old.Spec.AllNodes, spec().Child("allNodes"))...)
-	return append(errs, unchanged(new.Spec.Pool.Name, old.Spec.Pool.Name, spec().Child("pool", "name"))...)
+func deviceEffect(e resourcev1.DeviceTaintEffect, path *field.Path) field.ErrorList {
+	return requiredSupported(e, path, resourcev1.DeviceTaintEffectNoExecute, resourcev1.DeviceTaintEffectNoSchedule, resourcev1.DeviceTaintEffectNone)
 }
 
-// ClusterTrustBundle checks a new bundle of certificates.
-func ClusterTrustBundle(b *certificatesv1.ClusterTrustBundle) field.ErrorList {
-	errs := ObjectMeta(&b.ObjectMeta, false, trustBundleName(b.Spec.SignerName), meta())
-	if b.Spec.SignerName != "" {
-		errs = append(errs, signerName(b.Spec.SignerName, spec().Child("signerName"))...)
+// ResourceClaimStatusUpdate checks an update of a claim's status: an allocation
+// stays until it is taken back, consumers are at most 256 and differ, and devices
+// report only on what was allocated.
+func ResourceClaimStatusUpdate(new, old *resourcev1.ResourceClaim) field.ErrorList {
+	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
+	s, names := &new.Status, namesOf(&new.Spec.Devices)
+	p := status().Child("reservedFor")
+	limit := resourcev1.ResourceClaimReservedForMaxSize
+	errs = append(errs, atMost(s.ReservedFor, limit, p, func(r resourcev1.ResourceClaimConsumerReference, p *field.Path) field.ErrorList {
+		errs := required(r.Resource, p.Child("resource"))
+		errs = append(errs, required(r.Name, p.Child("name"))...)
+		return append(errs, required(string(r.UID), p.Child("uid"))...)
+	})...)
+	if len(s.ReservedFor) <= limit {
+		errs = append(errs, distinct(s.ReservedFor, p, func(r resourcev1.ResourceClaimConsumerReference) string { return string(r.UID) }, whole[resourcev1.ResourceClaimConsumerReference])...)
 	}
-	return append(errs, trustAnchors(b.Spec.TrustBundle, spec().Child("trustBundle"))...)
+	allocated := sets.New[deviceID]()
+	if s.Allocation != nil {
+		for _, r := range s.Allocation.Devices.Results {
+			allocated.Insert(deviceID{r.Driver, r.Pool, r.Device, string(deref(r.ShareID))})
+		}
+	}
+	for i := range s.Devices {
+		errs = append(errs, deviceStatus(&s.Devices[i], allocated, status().Child("devices").Index(i))...)
+	}
+	errs = append(errs, distinct(s.Devices, status().Child("devices"), statusID, whole[resourcev1.AllocatedDeviceStatus])...)
+	if len(s.ReservedFor) > 0 {
+		if s.Allocation == nil {
+			errs = append(errs, field.Forbidden(p, "may not be specified when `allocated` is not set"))
+		} else if new.DeletionTimestamp != nil && sets.New(s.ReservedFor...).Difference(sets.New(old.Status.ReservedFor...)).Len() > 0 {
+			errs = append(errs, field.Forbidden(p, "new entries may not be added while `deallocationRequested` or `deletionTimestamp` are set"))
+		}
+	}
+	switch {
+	case s.Allocation == nil:
+	case old.Status.Allocation == nil:
+		errs = append(errs, allocation(s.Allocation, names, status().Child("allocation"))...)
+	case !equality.Semantic.DeepEqual(s.Allocation, old.Status.Allocation):
+		errs = append(errs, field.Invalid(status().Child("allocation"), nil, "field cannot be modified once set"))
+	}
+	return errs
 }
 
-func trustAnchors(text string, path *field.Path) field.ErrorList {
-	const shown = "<value omitted>"
-	if limit := 1024 * 1024; len(text) > limit {
-		return field.ErrorList{field.TooLong(path, "", limit)}
+// deviceID names one share of a device.
+type deviceID struct{ driver, pool, device, share string }
+
+func (d deviceID) String() string {
+	s := d.driver + "/" + d.pool + "/" + d.device
+	if d.share != "" {
+		s += "/" + d.share
+	}
+	return s
+}
+
+func statusID(d resourcev1.AllocatedDeviceStatus) deviceID {
+	return deviceID{d.Driver, d.Pool, d.Device, deref(d.ShareID)}
+}
+
+func deviceStatus(d *resourcev1.AllocatedDeviceStatus, allocated sets.Set[deviceID], path *field.Path) field.ErrorList {
+	errs := csiDriverName(d.Driver, path.Child("driver"))
+	errs = append(errs, poolName(d.Pool, path.Child("pool"))...)
+	errs = append(errs, dnsLabel(d.Device, path.Child("device"))...)
+	if d.ShareID != nil {
+		errs = append(errs, uuidForm(*d.ShareID, path.Child("shareID"))...)
+	}
+	if id := statusID(*d); !allocated.Has(id) {
+		errs = append(errs, field.Invalid(path, id.String(), "must be an allocated device in the claim"))
+	}
+	if limit := resourcev1.AllocatedDeviceStatusMaxConditions; len(d.Conditions) > limit {
+		errs = append(errs, field.TooMany(path.Child("conditions"), len(d.Conditions), limit))
+	}
+	errs = append(errs, metavalidation.ValidateConditions(d.Conditions, path.Child("conditions"))...)
+	if d.Data != nil && len(d.Data.Raw) > 0 {
+		errs = append(errs, jsonObject(*d.Data, false, resourcev1.AllocatedDeviceStatusDataMaxLength, path.Child("data"))...)
+	}
+	n := d.NetworkData
+	if n == nil {
+		return errs
+	}
+	p := path.Child("networkData")
+	if limit := resourcev1.NetworkDeviceDataInterfaceNameMaxLength; len(n.InterfaceName) > limit {
+		errs = append(errs, field.TooLong(p.Child("interfaceName"), "", limit))
+	}
+	if limit := resourcev1.NetworkDeviceDataHardwareAddressMaxLength; len(n.HardwareAddress) > limit {
+		errs = append(errs, field.TooLong(p.Child("hardwareAddress"), "", limit))
+	}
+	errs = append(errs, atMost(n.IPs, resourcev1.NetworkDeviceDataMaxIPs, p.Child("ips"), func(ip string, p *field.Path) field.ErrorList {
+		return validation.IsValidInterfaceAddress(p, ip)
+	})...)
+	if len(n.IPs) <= resourcev1.NetworkDeviceDataMaxIPs {
+		errs = append(errs, distinctStrings(n.IPs, p.Child("ips"))...)
+	}
+	return errs
+}
+
+func allocation(a *resourcev1.AllocationResult, names requestNames, path *field.Path) field.ErrorList {
+	p := path.Child("devices")
+	errs := atMost(a.Devices.Results, resourcev1.AllocationResultsMaxSize, p.Child("results"), func(r resourcev1.DeviceRequestAllocationResult, p *field.Path) field.ErrorList {
+		errs := names.check(r.Request, p.Child("request"))
+		errs = append(errs, csiDriverName(r.Driver, p.Child("driver"))...)
+		errs = append(errs, poolName(r.Pool, p.Child("pool"))...)
+		errs = append(errs, dnsLabel(r.Device, p.Child("device"))...)
+		errs = append(errs, bindingConditions(r.BindingConditions, r.BindingFailureConditions, p)...)
+		errs = append(errs, deviceTolerations(r.Tolerations, p.Child("tolerations"))...)
+		if r.ShareID != nil {
+			errs = append(errs, uuidForm(string(*r.ShareID), p.Child("shareID"))...)
+		}
+		return errs
+	})
+	errs = append(errs, atMost(a.Devices.Config, 2*resourcev1.DeviceConfigMaxSize, p.Child("config"), func(c resourcev1.DeviceAllocationConfiguration, p *field.Path) field.ErrorList {
+		errs := requiredSupported(c.Source, p.Child("source"), resourcev1.AllocationConfigSourceClaim, resourcev1.AllocationConfigSourceClass)
+		errs = append(errs, names.checkList(c.Requests, p.Child("requests"))...)
+		return append(errs, deviceConfig(&c.DeviceConfiguration, false, p)...)
+	})...)
+	if a.NodeSelector != nil {
+		errs = append(errs, nodeSelector(a.NodeSelector, path.Child("nodeSelector"))...)
+	}
+	return errs
+}
+
+func poolName(name string, path *field.Path) field.ErrorList {
+	if name == "" {
+		return field.ErrorList{field.Required(path, "")}
 	}
 	var errs field.ErrorList
-	blocks, seen := 0, map[string]int{}
-	for rest := []byte(text); ; blocks++ {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			errs = append(errs, field.Invalid(path, shown, fmt.Sprintf("entry %d has bad block type: %v", blocks, block.Type)))
-			continue
-		}
-		if len(block.Headers) != 0 {
-			errs = append(errs, field.Invalid(path, shown, fmt.Sprintf("entry %d has PEM block headers", blocks)))
-			continue
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			errs = append(errs, field.Invalid(path, shown, fmt.Sprintf("entry %d does not parse as X.509", blocks)))
-			continue
-		}
-		if !cert.IsCA {
-			errs = append(errs, field.Invalid(path, shown, fmt.Sprintf("entry %d does not have the CA bit set", blocks)))
-		}
-		if first, dup := seen[string(cert.Raw)]; dup {
-			errs = append(errs, field.Invalid(path, shown, fmt.Sprintf("duplicate trust anchor (indices [%d %d])", first, blocks)))
-		}
-		seen[string(cert.Raw)] = blocks
+	if limit := resourcev1.PoolNameMaxLength; len(name) > limit {
+		errs = append(errs, field.TooLong(path, "", limit))
 	}
-	if blocks == 0 {
-		errs = append(errs, field.Invalid(path, shown, "at least one trust anchor must be provided"))
+	for part := range strings.SplitSeq(name, "/") {
+		errs = append(errs, dnsSubdomain(part, path)...)
 	}
 	return errs
 }
 
-// ClusterTrustBundleUpdate checks an update of a bundle: its signer stays.
-func ClusterTrustBundleUpdate(new, old *certificatesv1.ClusterTrustBundle) field.ErrorList {
-	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
-	errs = append(errs, ClusterTrustBundle(new)...)
-	return append(errs, unchanged(new.Spec.SignerName, old.Spec.SignerName, spec().Child("signerName"))...)
+func uuidForm(id string, path *field.Path) field.ErrorList {
+	ok := len(id) == 36
+	for i := 0; ok && i < len(id); i++ {
+		switch c := id[i]; i {
+		case 8, 13, 18, 23:
+			ok = c == '-'
+		default:
+			ok = '0' <= c && c <= '9' || 'a' <= c && c <= 'f'
+		}
+	}
+	if ok {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path, id, "must be a lowercase UUID in 8-4-4-4-12 format")}
 }
 
-// StorageVersionMigration checks a new migration.
-func StorageVersionMigration(m *migrationv1.StorageVersionMigration) field.ErrorList {
-	errs := ObjectMeta(&m.ObjectMeta, false, NameDNSSubdomain, meta())
-	return append(errs, required(m.Spec.Resource.Resource, spec().Child("resource", "resource"))...)
+// DeviceTaintRule checks a new rule that taints devices.
+func DeviceTaintRule(r *resourcev1.DeviceTaintRule) field.ErrorList {
+	return append(ObjectMeta(&r.ObjectMeta, false, NameDNSSubdomain, meta()), taintRuleSpec(&r.Spec, nil)...)
 }
 
-// StorageVersionMigrationUpdate checks an update of a migration: its resource stays.
-func StorageVersionMigrationUpdate(new, old *migrationv1.StorageVersionMigration) field.ErrorList {
+// DeviceTaintRuleUpdate checks an update of a rule.
+func DeviceTaintRuleUpdate(new, old *resourcev1.DeviceTaintRule) field.ErrorList {
+	return append(ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta()), taintRuleSpec(&new.Spec, &old.Spec.Taint)...)
+}
+
+// DeviceTaintRuleStatusUpdate checks an update of a rule's status.
+func DeviceTaintRuleStatusUpdate(new, old *resourcev1.DeviceTaintRule) field.ErrorList {
 	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
-	return append(errs, unchanged(new.Spec.Resource, old.Spec.Resource, spec().Child("resource"))...)
+	path := status().Child("conditions")
+	errs = append(errs, metavalidation.ValidateConditions(new.Status.Conditions, path)...)
+	if limit := resourcev1.DeviceTaintRuleStatusMaxConditions; len(new.Status.Conditions) > limit {
+		errs = append(errs, field.TooMany(path, len(new.Status.Conditions), limit))
+	}
+	return errs
+}
+
+func taintRuleSpec(s *resourcev1.DeviceTaintRuleSpec, old *resourcev1.DeviceTaint) field.ErrorList {
+	var errs field.ErrorList
+	if d := s.DeviceSelector; d != nil {
+		p := spec().Child("deviceSelector")
+		if d.Driver != nil {
+			errs = append(errs, csiDriverName(*d.Driver, p.Child("driver"))...)
+		}
+		if d.Pool != nil {
+			errs = append(errs, poolName(*d.Pool, p.Child("pool"))...)
+		}
+		if d.Device != nil {
+			errs = append(errs, dnsLabel(*d.Device, p.Child("device"))...)
+		}
+	}
+	return append(errs, deviceTaint(s.Taint, old, spec().Child("taint"))...)
+}
+
+func deviceTaint(t resourcev1.DeviceTaint, old *resourcev1.DeviceTaint, path *field.Path) field.ErrorList {
+	errs := labelName(t.Key, path.Child("key"))
+	if t.Value != "" {
+		errs = append(errs, invalid(path.Child("value"), t.Value, validation.IsValidLabelValue(t.Value))...)
+	}
+	if old == nil || old.Effect != t.Effect {
+		errs = append(errs, deviceEffect(t.Effect, path.Child("effect"))...)
+	}
+	return errs
 }

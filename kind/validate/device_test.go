@@ -16,7 +16,7 @@ func TestDevices(t *testing.T) {
 			[]string{"spec.devices.requests[0].exactly.count: Invalid value: 0: must be greater than zero"}},
 		{"same name", func(c *resourcev1.ResourceClaim) {
 			c.Spec.Devices.Requests = append(c.Spec.Devices.Requests, c.Spec.Devices.Requests[0])
-		}, []string{`spec.devices.requests[1].name: Duplicate value: "gpu"`}},
+		}, []string{`spec.devices.requests[1]: Duplicate value: {"name":"gpu","exactly":{"deviceClassName":"gpu.example.com","allocationMode":"ExactCount","count":1}}`}},
 	})
 	checkNew(t, clusterMeta+"spec: {driver: gpu.example.com, pool: {name: node-1, resourceSliceCount: 1}, nodeName: node-1, devices: [{name: gpu-0}]}\n", ResourceSlice, []change[resourcev1.ResourceSlice]{
 		{"no node", func(s *resourcev1.ResourceSlice) { s.Spec.NodeName = nil },

@@ -2,6 +2,7 @@ package validate
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -68,12 +69,65 @@ func FlowSchema(f *flowcontrolv1.FlowSchema) field.ErrorList {
 	for i := range s.Rules {
 		errs = append(errs, flowRule(&s.Rules[i], path.Child("rules").Index(i))...)
 	}
-	return errs
+	if fixed := FixedFlowSchema(f.Name); fixed != nil && !equality.Semantic.DeepEqual(*s, *fixed) {
+		errs = append(errs, field.Invalid(path, *s, fmt.Sprintf("spec of '%s' must equal the fixed value", f.Name)))
+	}
+	return append(errs, flowConditions(f.Status.Conditions, func(c flowcontrolv1.FlowSchemaCondition) string { return string(c.Type) })...)
 }
 
 // FlowSchemaUpdate checks an update of a flow schema.
 func FlowSchemaUpdate(new, old *flowcontrolv1.FlowSchema) field.ErrorList {
 	return append(ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta()), FlowSchema(new)...)
+}
+
+// FlowSchemaStatusUpdate checks an update of a flow schema's status.
+func FlowSchemaStatusUpdate(new, old *flowcontrolv1.FlowSchema) field.ErrorList {
+	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
+	return append(errs, flowConditions(new.Status.Conditions, func(c flowcontrolv1.FlowSchemaCondition) string { return string(c.Type) })...)
+}
+
+// FixedFlowSchema is the specification of the schemas that must always be there
+// as they are: "exempt" and "catch-all". Nil for any other name.
+func FixedFlowSchema(name string) *flowcontrolv1.FlowSchemaSpec {
+	all := []string{"*"}
+	everything := func(groups ...string) []flowcontrolv1.PolicyRulesWithSubjects {
+		rules := flowcontrolv1.PolicyRulesWithSubjects{
+			ResourceRules:    []flowcontrolv1.ResourcePolicyRule{{Verbs: all, APIGroups: all, Resources: all, Namespaces: all, ClusterScope: true}},
+			NonResourceRules: []flowcontrolv1.NonResourcePolicyRule{{Verbs: all, NonResourceURLs: all}},
+		}
+		for _, g := range groups {
+			rules.Subjects = append(rules.Subjects, flowcontrolv1.Subject{Kind: flowcontrolv1.SubjectKindGroup, Group: &flowcontrolv1.GroupSubject{Name: g}})
+		}
+		return []flowcontrolv1.PolicyRulesWithSubjects{rules}
+	}
+	level := flowcontrolv1.PriorityLevelConfigurationReference{Name: name}
+	switch name {
+	case "exempt":
+		return &flowcontrolv1.FlowSchemaSpec{PriorityLevelConfiguration: level, MatchingPrecedence: 1, Rules: everything("system:masters")}
+	case "catch-all":
+		return &flowcontrolv1.FlowSchemaSpec{PriorityLevelConfiguration: level, MatchingPrecedence: maxPrecedence,
+			DistinguisherMethod: &flowcontrolv1.FlowDistinguisherMethod{Type: flowcontrolv1.FlowDistinguisherMethodByUserType},
+			Rules:               everything("system:unauthenticated", "system:authenticated")}
+	}
+	return nil
+}
+
+// flowConditions checks that conditions have types, each another one.
+func flowConditions[C any](list []C, typ func(C) string) field.ErrorList {
+	var errs field.ErrorList
+	path := status().Child("conditions")
+	seen := map[string]bool{}
+	for i, c := range list {
+		t := typ(c)
+		if seen[t] {
+			errs = append(errs, field.Duplicate(path.Index(i).Child("type"), t))
+		}
+		seen[t] = true
+		if t == "" {
+			errs = append(errs, field.Required(path.Index(i).Child("type"), "must not be empty"))
+		}
+	}
+	return errs
 }
 
 func flowRule(r *flowcontrolv1.PolicyRulesWithSubjects, path *field.Path) field.ErrorList {
@@ -99,8 +153,11 @@ func flowRule(r *flowcontrolv1.PolicyRulesWithSubjects, path *field.Path) field.
 			errs = append(errs, field.Invalid(p.Child("namespaces"), rr.Namespaces, "if '*' is present, must not specify other namespaces"))
 		}
 		for j, ns := range rr.Namespaces {
-			if ns != "*" {
-				errs = append(errs, invalid(p.Child("namespaces").Index(j), ns, NameDNSLabel(ns, false))...)
+			if slices.Contains(rr.Namespaces, "*") {
+				break
+			}
+			for _, msg := range NameDNSLabel(ns, false) {
+				errs = append(errs, field.Invalid(p.Child("namespaces").Index(j), ns, "each member of this list must be '*' or a DNS-1123 label; "+msg))
 			}
 		}
 	}
@@ -114,11 +171,13 @@ func flowRule(r *flowcontrolv1.PolicyRulesWithSubjects, path *field.Path) field.
 			errs = append(errs, field.Invalid(up, nr.NonResourceURLs, "if '*' is present, must not specify other non-resource URLs"))
 		}
 		for j, u := range nr.NonResourceURLs {
-			if u == "*" {
-				continue
+			if slices.Contains(nr.NonResourceURLs, "*") {
+				break
 			}
 			switch rest := strings.TrimSuffix(u, "*"); {
-			case u == "" || !strings.HasPrefix(u, "/"):
+			case u == "":
+				errs = append(errs, field.Invalid(up.Index(j), u, "must not be empty"))
+			case !strings.HasPrefix(u, "/"):
 				errs = append(errs, field.Invalid(up.Index(j), u, "must start with slash"))
 			case strings.Contains(u, " "):
 				errs = append(errs, field.Invalid(up.Index(j), u, "must not contain white-space"))
@@ -137,7 +196,10 @@ var flowVerbNames = []string{"create", "delete", "deletecollection", "get", "lis
 func flowVerbs(verbs []string, path *field.Path) field.ErrorList {
 	errs := flowList(verbs, "verb", "if '*' is present, must not specify other verbs", path)
 	for _, v := range verbs {
-		if v != "*" && !slices.Contains(flowVerbNames, v) {
+		if slices.Contains(verbs, "*") {
+			break
+		}
+		if !slices.Contains(flowVerbNames, v) {
 			return append(errs, field.NotSupported(path, verbs, flowVerbNames))
 		}
 	}
@@ -245,7 +307,43 @@ func PriorityLevelConfiguration(c *flowcontrolv1.PriorityLevelConfiguration) fie
 	default:
 		errs = append(errs, field.NotSupported(path.Child("type"), s.Type, []flowcontrolv1.PriorityLevelEnablement{flowcontrolv1.PriorityLevelEnablementExempt, flowcontrolv1.PriorityLevelEnablementLimited}))
 	}
-	return errs
+	if fixed := FixedPriorityLevel(c.Name); fixed != nil {
+		want, msg := *fixed, "spec of '%s' must equal the fixed value"
+		if exempt {
+			want.Exempt, msg = s.Exempt, "spec of '%s' except the 'spec.exempt' field must equal the fixed value"
+		}
+		if !equality.Semantic.DeepEqual(*s, want) {
+			errs = append(errs, field.Invalid(path, *s, fmt.Sprintf(msg, c.Name)))
+		}
+	}
+	return append(errs, flowConditions(c.Status.Conditions, func(x flowcontrolv1.PriorityLevelConfigurationCondition) string { return string(x.Type) })...)
+}
+
+// PriorityLevelConfigurationStatusUpdate checks an update of a level's status.
+func PriorityLevelConfigurationStatusUpdate(new, old *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList {
+	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
+	return append(errs, flowConditions(new.Status.Conditions, func(x flowcontrolv1.PriorityLevelConfigurationCondition) string { return string(x.Type) })...)
+}
+
+// FixedPriorityLevel is the specification of the levels that must always be there:
+// "exempt", whose shares may be changed, and "catch-all". Nil for any other name.
+func FixedPriorityLevel(name string) *flowcontrolv1.PriorityLevelConfigurationSpec {
+	number := func(n int32) *int32 { return &n }
+	switch name {
+	case "exempt":
+		return &flowcontrolv1.PriorityLevelConfigurationSpec{Type: flowcontrolv1.PriorityLevelEnablementExempt,
+			Exempt: &flowcontrolv1.ExemptPriorityLevelConfiguration{NominalConcurrencyShares: number(0), LendablePercent: number(0)}}
+	case "catch-all":
+		return &flowcontrolv1.PriorityLevelConfigurationSpec{Type: flowcontrolv1.PriorityLevelEnablementLimited,
+			Limited: &flowcontrolv1.LimitedPriorityLevelConfiguration{NominalConcurrencyShares: number(5), LendablePercent: number(0),
+				LimitResponse: flowcontrolv1.LimitResponse{Type: flowcontrolv1.LimitResponseTypeReject}}}
+	}
+	return nil
+}
+
+// handBits is how many bits of a hash it takes to deal a hand from a deck.
+func handBits(queues, hand int32) int {
+	return int(math.Ceil(math.Log2(float64(queues)) * float64(hand)))
 }
 
 func limitResponse(r *flowcontrolv1.LimitResponse, path *field.Path) field.ErrorList {
@@ -276,6 +374,8 @@ func limitResponse(r *flowcontrolv1.LimitResponse, path *field.Path) field.Error
 		errs = append(errs, field.Invalid(p.Child("handSize"), q.HandSize, "must be positive"))
 	} else if q.HandSize > q.Queues {
 		errs = append(errs, field.Invalid(p.Child("handSize"), q.HandSize, fmt.Sprintf("should not be greater than queues (%d)", q.Queues)))
+	} else if most := 60; handBits(q.Queues, q.HandSize) > most {
+		errs = append(errs, field.Invalid(p.Child("handSize"), q.HandSize, fmt.Sprintf("required entropy bits of deckSize %d and handSize %d should not be greater than %d", q.Queues, q.HandSize, most)))
 	}
 	return errs
 }
