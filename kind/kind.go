@@ -119,6 +119,13 @@ type Kind struct {
 	// Virtual kinds are never stored: their create computes an answer
 	// (TokenReview, SubjectAccessReview) in package apiserver.
 	Virtual bool
+	// Computed gives the objects of a virtual kind that is read and never written
+	// (ComponentStatus).
+	Computed func() []Object
+
+	// Stamp fills in times that a client left out; it runs after the preparation of
+	// a create and of a change through the main door.
+	Stamp func(obj Object, now time.Time)
 
 	// Custom rows come from a CustomResourceDefinition: objects are
 	// *unstructured.Unstructured. Each definition has one Hidden root, whose pointer
@@ -132,6 +139,16 @@ type Kind struct {
 	Hidden bool
 	// FromStoredList converts many at once, in their order; nil: FromStored each.
 	FromStoredList func(objects []Object) ([]Object, error)
+	// Coerce brings a decoded object of a custom kind into the form of its schema:
+	// unknown fields are pruned, and their paths returned when track is set.
+	Coerce func(obj Object, track bool) (unknown []string, err error)
+	// Closed is the reason why nothing can be created; "" when it can.
+	Closed string
+	// StoredJSON: stored as JSON although there is a Protobuf form.
+	StoredJSON bool
+	// PrepareDelete marks an object that is deleted for the first time; it may add
+	// finalizers.
+	PrepareDelete func(obj Object, now metav1.Time)
 	// Extension is what the room that made a custom row keeps with it.
 	Extension any
 }
@@ -150,6 +167,8 @@ type Scale struct {
 	StatusReplicas  func(obj Object) int32
 	// Selector is the serialized label selector, as labels.Parse reads it.
 	Selector func(obj Object) string
+	// Check says why an object has no scale; nil: every object has.
+	Check func(obj Object) error
 }
 
 // Subresource is a route below an object, for discovery and authorization.
