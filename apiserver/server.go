@@ -28,6 +28,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	"k8s.io/apimachinery/pkg/version"
 
@@ -58,6 +59,12 @@ type Check struct {
 	Name string
 	Do   func(ctx context.Context) error
 }
+
+// Bounds of the requests in work, unless set otherwise.
+const (
+	DefaultInFlight         = 800
+	DefaultMutatingInFlight = 400
+)
 
 // Config of a Server. Table, Store, View, Authn and Authz are needed.
 type Config struct {
@@ -99,6 +106,8 @@ type Config struct {
 	Fair *fair.Dispatcher
 	// Audit records requests; nil: nothing is recorded.
 	Audit *audit.Log
+	// Collectors are metrics of other parts that /metrics shows, too.
+	Collectors []prometheus.Collector
 	// NoProfiling turns /debug/pprof off.
 	NoProfiling bool
 	// RequestTimeout of everything but streams and watches (0: one minute).
@@ -153,10 +162,10 @@ func New(cfg Config) (*Server, error) {
 		cfg.Log = slog.Default()
 	}
 	if cfg.MaxInFlight == 0 {
-		cfg.MaxInFlight = 800
+		cfg.MaxInFlight = DefaultInFlight
 	}
 	if cfg.MaxMutatingInFlight == 0 {
-		cfg.MaxMutatingInFlight = 400
+		cfg.MaxMutatingInFlight = DefaultMutatingInFlight
 	}
 	if cfg.RequestTimeout == 0 {
 		cfg.RequestTimeout = time.Minute

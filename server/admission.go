@@ -1,13 +1,21 @@
 package server
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"proa.dev/apiserver/admit"
 	"proa.dev/apiserver/auth"
+	"proa.dev/apiserver/extend/hook"
+	"proa.dev/apiserver/extend/match"
+	"proa.dev/apiserver/extend/policy"
+	"proa.dev/apiserver/extend/webhook"
+	"proa.dev/apiserver/fields"
 	"proa.dev/env"
 	"proa.dev/view"
 )
@@ -31,6 +39,12 @@ type Admission struct {
 	Services           netip.Prefix
 	PortFirst, PortEnd int32 // 0: upstream's
 
+	// Dial opens the connections to webhooks, into the pod network too; nil: the
+	// machine's own network.
+	Dial  func(ctx context.Context, network, address string) (net.Conn, error)
+	Meter match.Meter // what webhooks and policies do; nil: not counted
+	Log   *slog.Logger
+
 	// Enable and Disable name plugins (Kubernetes docs, "Admission Control in
 	// Kubernetes"); "" and names that upstream has and proa does not are passed over
 	// (Unserved lists those).
@@ -50,6 +64,8 @@ type plugin struct {
 func (a *Admission) plugins() []plugin {
 	addresses := &admit.Addresses{Range: a.Services, PortFirst: a.PortFirst, PortEnd: a.PortEnd, View: a.View, Rand: a.Rand, Tokens: a.Tokens}
 	quota := &admit.Quota{View: a.View, Tokens: a.Tokens}
+	policies := policy.New(policy.Config{Authz: a.Authz, TypeConverter: fields.Of, Meter: a.Meter, Log: a.Log})
+	hooks := webhook.New(webhook.Config{Client: hook.New(hook.Config{View: a.View, Rand: a.Rand, Dial: a.Dial}), Authz: a.Authz, Rand: a.Rand, Meter: a.Meter, Log: a.Log})
 	return []plugin{
 		{Plugin: admit.NamespaceLifecycle(), always: true},
 		{Plugin: admit.LimitRanger()},
@@ -66,6 +82,11 @@ func (a *Admission) plugins() []plugin {
 		{Plugin: admit.CertificateSubjectRestriction()},
 		{Plugin: admit.DefaultIngressClass()},
 		{Plugin: admit.Escalation(a.Authz, a.Rules), always: true},
+		{Plugin: policy.Expressions(), always: true},
+		{Plugin: policies.Mutating()},
+		{Plugin: hooks.Mutating()},
+		{Plugin: policies.Validating()},
+		{Plugin: hooks.Validating()},
 		{Plugin: addresses.Plugin(), always: true},
 		{Plugin: quota.Plugin()},
 	}
@@ -106,6 +127,17 @@ func (a Admission) Unserved() []string {
 	for _, name := range a.Enable {
 		if name != "" && !slices.ContainsFunc(all, func(p plugin) bool { return p.Name == name }) {
 			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// AdmissionPlugins are the names of those that can be switched.
+func AdmissionPlugins() []string {
+	var out []string
+	for _, p := range (&Admission{}).plugins() {
+		if !p.always {
+			out = append(out, p.Name)
 		}
 	}
 	return out

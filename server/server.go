@@ -36,7 +36,9 @@ import (
 	"proa.dev/act"
 	"proa.dev/apiserver"
 	"proa.dev/apiserver/admit"
+	"proa.dev/apiserver/audit"
 	"proa.dev/apiserver/auth"
+	"proa.dev/apiserver/fair"
 	"proa.dev/client"
 	"proa.dev/client/record"
 	"proa.dev/cluster/first"
@@ -48,6 +50,7 @@ import (
 	"proa.dev/internal/group"
 	"proa.dev/kind"
 	"proa.dev/sched/loop"
+	"proa.dev/server/elect"
 	"proa.dev/store"
 	"proa.dev/store/disk"
 	"proa.dev/store/mem"
@@ -124,8 +127,19 @@ type Config struct {
 	// server's defaults.
 	MaxInFlight, MaxMutatingInFlight int
 
+	// Audit says what is recorded of requests and where; the zero value: nothing.
+	Audit audit.Config
+	// NoFairness turns Priority and Fairness off: only the two bounds above hold then.
+	NoFairness bool
+	// NoProfiling turns /debug/pprof off.
+	NoProfiling bool
+
 	// API may change the API server's configuration last.
 	API func(*apiserver.Config)
+
+	// LeaseDuration of the Lease by which servers on one store choose the one whose
+	// deciders run (0: 15 s, as upstream); the others take over within it.
+	LeaseDuration time.Duration
 
 	// Host is where events of this server come from.
 	Host string
@@ -173,6 +187,8 @@ type Server struct {
 	on    func(name string) bool
 	ready chan struct{}
 	made  atomic.Bool // the first objects
+	audit *audit.Log
+	fair  *fair.Dispatcher
 }
 
 // New checks the configuration, opens the store and loads the view. Nothing is
@@ -281,7 +297,8 @@ func (s *Server) assemble() error {
 		held = apiserver.NewTokens(s.Store, s.View, c.Rand)
 		tokens = held
 	}
-	chain, err := Admission{Tokens: tokens, View: s.View, Rand: c.Rand, Authz: s.Authz, Rules: rbac, Services: c.Services,
+	meter := apiserver.NewMeter()
+	chain, err := Admission{Meter: meter, Tokens: tokens, View: s.View, Rand: c.Rand, Authz: s.Authz, Rules: rbac, Services: c.Services, Log: c.Log,
 		Enable: c.EnableAdmission, Disable: c.DisableAdmission}.Chain()
 	if err != nil {
 		return err
@@ -300,6 +317,21 @@ func (s *Server) assemble() error {
 		Version: utilversion.Info{Major: "1", Minor: "37", GitVersion: KubernetesVersion + "+proa", GitTreeState: "clean",
 			GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH},
 	}
+	api.Collectors = append(api.Collectors, meter)
+	c.Audit.Clock, c.Audit.Log = c.Clock, c.Log
+	if api.Audit, err = audit.New(c.Audit); err != nil {
+		return err
+	}
+	s.audit = api.Audit
+	if !c.NoFairness {
+		seats := c.MaxInFlight + c.MaxMutatingInFlight
+		if seats == 0 {
+			seats = apiserver.DefaultInFlight + apiserver.DefaultMutatingInFlight
+		}
+		s.fair = fair.New(fair.Config{Seats: seats, Clock: c.Clock})
+		api.Fair = s.fair
+	}
+	api.NoProfiling = c.NoProfiling
 	if c.API != nil {
 		c.API(&api)
 	}
@@ -402,7 +434,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 func (s *Server) start(g *group.Group) error {
 	if err := s.timed("first objects", func() error {
-		err := first.Ensure(g.Context(), s.Admin(), s.cfg.First)
+		err := first.Ensure(g.Context(), s.Admin(), s.firstObjects())
 		if err != nil {
 			s.cfg.Log.Warn("not all first objects could be made; trying again", "error", err)
 			g.Go("first objects", s.complete)
@@ -421,7 +453,20 @@ func (s *Server) start(g *group.Group) error {
 	}); err != nil {
 		return err
 	}
-	if err := s.timed("controllers", func() error { s.decide(g); return nil }); err != nil {
+	if s.audit != nil {
+		g.Go("audit", s.audit.Run)
+	}
+	keeper := &fair.Keeper{Dispatcher: s.fair, View: s.View, Client: s.Admin(), Clock: s.cfg.Clock, Log: s.cfg.Log}
+	g.Go("priority and fairness", keeper.Run)
+	if s.shared() && s.cfg.First.API.IsValid() {
+		p := &peers{store: s.Store, client: s.Admin(), clock: s.cfg.Clock, api: s.cfg.First.API, port: s.cfg.First.APIPort}
+		g.Go("endpoints of the API", func(ctx context.Context) error {
+			return p.run(ctx, func(err error) {
+				s.cfg.Log.Warn("endpoints of the API were not written; it is tried again", "error", err)
+			})
+		})
+	}
+	if err := s.timed("controllers", func() error { s.elect(g); return nil }); err != nil {
 		return err
 	}
 	close(s.ready)
@@ -438,7 +483,7 @@ func (s *Server) complete(ctx context.Context) error {
 			t.Stop()
 			return nil
 		}
-		err := first.Ensure(ctx, s.Admin(), s.cfg.First)
+		err := first.Ensure(ctx, s.Admin(), s.firstObjects())
 		if err == nil {
 			s.made.Store(true)
 			s.cfg.Log.Info("all first objects are there")
@@ -474,6 +519,31 @@ func (s *Server) serve(ctx context.Context, l Listener) error {
 		return nil
 	}
 	return err
+}
+
+// LeaderLease is the Lease in kube-system of the server whose deciders run.
+const LeaderLease = "proa"
+
+// elect runs the deciders: at once where this server is alone, and while it leads
+// where there may be others.
+func (s *Server) elect(g *group.Group) {
+	if !s.shared() {
+		s.decide(g)
+		return
+	}
+	g.Go("election", func(ctx context.Context) error {
+		return elect.Run(ctx, elect.Config{Client: s.as("leader-election"), Clock: s.cfg.Clock, Log: s.cfg.Log, Namespace: "kube-system", Name: LeaderLease,
+			Identity: s.cfg.Host + "_" + newUUID(s.cfg.Rand), LeaseDuration: s.cfg.LeaseDuration, RenewDeadline: s.cfg.LeaseDuration * 2 / 3, RetryPeriod: s.cfg.LeaseDuration * 2 / 15,
+			Lead: func(ctx context.Context) error {
+				led := group.New(ctx)
+				s.decide(led)
+				err := led.Wait()
+				if ctx.Err() != nil {
+					return nil
+				}
+				return err
+			}})
+	})
 }
 
 // decide runs controllers, signer and scheduler.

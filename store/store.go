@@ -47,6 +47,9 @@ var (
 	// ErrNoSpace: the disk is full; the write was not applied and later writes may
 	// succeed when there is space again.
 	ErrNoSpace = errors.New("no space left on device")
+	// ErrGuard: a guard of the write does not hold its value any more; nothing was
+	// changed.
+	ErrGuard = errors.New("guard was taken over")
 	// ErrUnavailable: a store on other machines cannot be reached, or could not
 	// decide in time. Nothing is read; whether a write was done is not known.
 	ErrUnavailable = errors.New("store is unavailable")
@@ -97,7 +100,12 @@ type PutOptions struct {
 	// before it is visible, so that Attached can carry its own revision. It must
 	// be quick and must not call the store.
 	Stamp func(rev int64)
+	// Guards must hold for the write; only a Shared store looks at them.
+	Guards []Guard
 }
+
+// Guard is another key and the value that it must have when a write is done.
+type Guard struct{ Key, Value string }
 
 // DeleteOptions of one Delete.
 type DeleteOptions struct {

@@ -31,6 +31,7 @@ type Addresses struct {
 	PortFirst, PortEnd int32        // node ports in [PortFirst, PortEnd)
 	View               *view.View
 	Rand               env.Rand
+	Tokens             Tokens // nil: no other server writes
 
 	mu       sync.Mutex
 	at       int64 // the view's changes up to here are in
@@ -167,12 +168,17 @@ func (a *Addresses) taken(uid types.UID) taken {
 	}
 }
 
-func (a *Addresses) assign(_ context.Context, r *Request) error {
+func (a *Addresses) assign(ctx context.Context, r *Request) error {
 	svc, ok := r.Object.(*corev1.Service)
 	if !ok || r.Sub != "" || r.Operation != Create && r.Operation != Update {
 		return nil
 	}
 	old, _ := r.Old.(*corev1.Service)
+	if a.Tokens != nil {
+		if err := a.Tokens.Hold(ctx, "services", r); err != nil {
+			return err
+		}
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.sync(r.Now)

@@ -52,6 +52,9 @@ type Request struct {
 	// Now is the server's time of the request; Snapshot the newest state.
 	Now      time.Time
 	Snapshot view.Snapshot
+	// Guards are the keys in the store that must hold their values when the object
+	// is written (Tokens).
+	Guards []Guard
 	// Warn adds a Warning header to the answer.
 	Warn func(message string)
 
@@ -77,6 +80,19 @@ func (r *Request) Note(plugin string, v any) {
 		r.Notes = map[string]any{}
 	}
 	r.Notes[plugin] = v
+}
+
+// Guard is a key in the store and the value that it must have.
+type Guard struct{ Key, Value string }
+
+// Tokens make decisions safe that are taken from what one server knows (how much of
+// a quota is used, which addresses are free) when several servers share a store.
+// Nil where one server is alone.
+type Tokens interface {
+	// Hold returns once this server holds the token of that name and its view shows
+	// everything that was written under it before. The write of r is done only if
+	// the server holds it still; otherwise the request is decided anew.
+	Hold(ctx context.Context, name string, r *Request) error
 }
 
 // Plugin is one admission step. Nil functions are skipped. Errors are

@@ -27,7 +27,8 @@ import (
 // the changes since the last one and not the objects of the namespace. A promise
 // ends when the view shows its write, or the request failed.
 type Quota struct {
-	View *view.View
+	View   *view.View
+	Tokens Tokens // nil: no other server writes
 
 	mu       sync.Mutex
 	promised map[*Request]*promise
@@ -71,11 +72,16 @@ func (q *Quota) release(r *Request) {
 	delete(q.promised, r)
 }
 
-func (q *Quota) check(_ context.Context, r *Request) error {
+func (q *Quota) check(ctx context.Context, r *Request) error {
 	if r.Sub != "" && r.Sub != "resize" || r.Object == nil || r.Kind.Scope != kind.Namespaced || r.Kind.Virtual || r.Operation != Create && r.Operation != Update {
 		return nil
 	}
 	k := r.Kind.Root()
+	if q.Tokens != nil && q.covers(k, r) {
+		if err := q.Tokens.Hold(ctx, "quota/"+r.Namespace, r); err != nil {
+			return err
+		}
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	// The newest state, taken under the lock: a promise ends only when it is counted.
@@ -115,6 +121,16 @@ func (q *Quota) check(_ context.Context, r *Request) error {
 		q.promised[r] = p
 	}
 	return nil
+}
+
+// covers says whether a quota counts the request's object.
+func (q *Quota) covers(k *kind.Kind, r *Request) bool {
+	for quota := range view.List[*corev1.ResourceQuota](q.View.Snapshot(), kind.ResourceQuota, r.Namespace) {
+		if usage.Matches(quota, k, r.Object) {
+			return true
+		}
+	}
+	return false
 }
 
 // settle drops the promises of a kind that the snapshot shows, and old ones.

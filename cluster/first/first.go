@@ -33,6 +33,8 @@ type Config struct {
 	// API is where this server answers, as pods reach it; Port of the address.
 	API     netip.Addr
 	APIPort int32
+	// NoEndpoints leaves the endpoints of the API's Service to somebody else.
+	NoEndpoints bool
 	// APIService and DNSService are addresses in the service network.
 	APIService, DNSService netip.Addr
 	// DNS is where the node answers DNS; Port of the address.
@@ -255,8 +257,11 @@ func services(cfg Config) []item {
 			Spec: corev1.ServiceSpec{ClusterIP: cfg.APIService.String(), Ports: []corev1.ServicePort{
 				{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(cfg.APIPort)}}},
 		}},
-		slice(metav1.NamespaceDefault, "kubernetes", "kubernetes", cfg.API, port("https", corev1.ProtocolTCP, cfg.APIPort)),
-		endpoints(metav1.NamespaceDefault, "kubernetes", cfg.API, corev1.EndpointPort{Name: "https", Port: cfg.APIPort, Protocol: corev1.ProtocolTCP}),
+	}
+	if !cfg.NoEndpoints {
+		out = append(out,
+			slice(metav1.NamespaceDefault, "kubernetes", "kubernetes", cfg.API, port("https", corev1.ProtocolTCP, cfg.APIPort)),
+			endpoints(metav1.NamespaceDefault, "kubernetes", cfg.API, corev1.EndpointPort{Name: "https", Port: cfg.APIPort, Protocol: corev1.ProtocolTCP}))
 	}
 	if !cfg.DNS.IsValid() {
 		return out

@@ -396,7 +396,7 @@ func (s *Store) put(ctx context.Context, at, value string, o store.PutOptions) (
 		if o.Expect != store.Absent {
 			then = append(then, clientv3.OpGet(at, clientv3.WithKeysOnly()))
 		}
-		resp, err := s.txn(ctx, at, o.Expect, then)
+		resp, err := s.txn(ctx, at, o.Expect, then, o.Guards...)
 		if l != nil && err != nil && rpctypes.Error(err) == rpctypes.ErrLeaseNotFound && try < 3 {
 			s.leases.forget(l)
 			continue
@@ -405,16 +405,23 @@ func (s *Store) put(ctx context.Context, at, value string, o store.PutOptions) (
 	}
 }
 
-// txn does then if the key is at the revision that is expected, and asks for its
-// revision otherwise.
-func (s *Store) txn(ctx context.Context, at string, expect int64, then []clientv3.Op) (*clientv3.TxnResponse, error) {
+// txn does then if the key is at the revision that is expected and the guards
+// hold, and asks for its revision otherwise.
+func (s *Store) txn(ctx context.Context, at string, expect int64, then []clientv3.Op, guards ...store.Guard) (*clientv3.TxnResponse, error) {
 	ctx, cancel := s.request(ctx)
 	defer cancel()
 	t := s.client.Txn(ctx)
-	if expect == store.Any {
+	var conditions []clientv3.Cmp
+	if expect != store.Any {
+		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(at), "=", expect))
+	}
+	for _, g := range guards {
+		conditions = append(conditions, clientv3.Compare(clientv3.Value(s.key(g.Key)), "=", g.Value))
+	}
+	if len(conditions) == 0 {
 		return t.Then(then...).Commit()
 	}
-	return t.If(clientv3.Compare(clientv3.ModRevision(at), "=", expect)).
+	return t.If(conditions...).
 		Then(then...).Else(clientv3.OpGet(at, clientv3.WithKeysOnly())).Commit()
 }
 
@@ -422,6 +429,8 @@ func (s *Store) txn(ctx context.Context, at string, expect int64, then []clientv
 func refused(deed, key string, expect int64, resp *clientv3.TxnResponse) error {
 	kvs := resp.Responses[0].GetResponseRange().Kvs
 	switch {
+	case expect == store.Any, len(kvs) == 0 && expect == store.Absent, len(kvs) > 0 && kvs[0].ModRevision == expect:
+		return fmt.Errorf("%s %q: %w", deed, key, store.ErrGuard)
 	case len(kvs) == 0:
 		return fmt.Errorf("%s %q expecting revision %d: %w", deed, key, expect, store.ErrNotFound)
 	case expect == store.Absent:
