@@ -22,8 +22,8 @@
 // (Obstacles names those that drop forwarded packets).
 //
 // Forwarding is switched on per link, not for the whole host; what was changed is
-// written down in the state directory before it is changed, and Clean puts it
-// back.
+// written down in the shared directory before it is changed, with the clusters that
+// need it, and Clean of the last of them puts it back.
 //
 // Removing a veth costs 18 ms, so that Teardown only takes the address off the
 // host (route, neighbour, rules) and marks the link; it goes away with its
@@ -71,9 +71,14 @@ type Config struct {
 	ClusterCIDRs []netip.Prefix
 	// ServiceCIDRs are routed into the rules of package proxy. Optional.
 	ServiceCIDRs []netip.Prefix
-	// StateDir holds the sandboxes' records and the ledger of changed settings. It
-	// is made when it is missing. Required. It must outlive the process.
+	// StateDir holds the sandboxes' records. It is made when it is missing. Required.
+	// It must outlive the process.
 	StateDir string
+	// SharedDir holds the ledger of changed settings; all clusters of this host
+	// should have the same, since they may need the same settings. It is made when
+	// it is missing, and may be gone after the machine has started anew, as the settings are.
+	// It must be for this purpose only. Default: in StateDir.
+	SharedDir string
 	// MTU of pod links in bytes. Default: that of the host's default route, or 1500.
 	MTU int
 	// HostNetns is the path of the network namespace that plays the host. Default:
@@ -190,6 +195,9 @@ func New(cfg Config) (*Network, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
+	}
+	if cfg.SharedDir == "" {
+		cfg.SharedDir = filepath.Join(cfg.StateDir, "shared")
 	}
 	n := &Network{cfg: cfg, names: namesOf(cfg.ClusterName), log: cfg.Log, hostNS: -1,
 		doomed: map[string]bool{}, doomWake: make(chan struct{}, 1)}

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -39,107 +42,178 @@ func inNetns(ns netns.NsHandle, do func() error) error {
 	return <-result
 }
 
-// change is one line of the ledger: a setting of the kernel before and after.
+// change is an entry of the ledger: a setting of the kernel before and after, and
+// the clusters of this host that need it so.
 type change struct {
-	Path   string `json:"path"` // below /proc/sys
-	Before string `json:"before"`
-	After  string `json:"after"`
+	Before string   `json:"before"`
+	After  string   `json:"after"`
+	Users  []string `json:"users"`
 }
 
-func (n *Network) ledgerPath() string { return filepath.Join(n.cfg.StateDir, "settings.json") }
+// ledger of one host (one network namespace): the changed settings by their path
+// below /proc/sys.
+type ledger map[string]*change
 
-func (n *Network) readLedger() ([]change, error) {
-	b, err := os.ReadFile(n.ledgerPath())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+// withLedger runs do with the ledger of this thread's network namespace and keeps
+// what do makes of it. The clusters of a host wait for each other here; the lock is
+// the directory itself, which goes away with its last file.
+func (n *Network) withLedger(do func(ledger) error) error {
+	dir := n.cfg.SharedDir
+	unlock, err := lockDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("read ledger of changed settings: %w", err)
+		return fmt.Errorf("lock ledger of changed settings: %w", err)
 	}
-	var out []change
-	if err := json.Unmarshal(b, &out); err != nil {
-		return nil, fmt.Errorf("read ledger of changed settings %q: %w; remove the file to go on", n.ledgerPath(), err)
+	defer unlock()
+	id, err := netnsID()
+	if err != nil {
+		return fmt.Errorf("open ledger of changed settings: %w", err)
 	}
-	return out, nil
+	path := filepath.Join(dir, "settings-"+id+".json")
+	l := ledger{}
+	before, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read ledger of changed settings: %w", err)
+	}
+	if err == nil {
+		if err := json.Unmarshal(before, &l); err != nil {
+			return fmt.Errorf("read ledger of changed settings %q: %w; remove the file to go on", path, err)
+		}
+	}
+	done := do(l)
+	switch after, err := json.MarshalIndent(l, "", "  "); {
+	case err != nil:
+		return errors.Join(done, err)
+	case len(l) == 0:
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return errors.Join(done, fmt.Errorf("remove ledger of changed settings: %w", err))
+		}
+		_ = os.Remove(dir) // not when others use it
+	case !bytes.Equal(before, after):
+		if err := write(path, after); err != nil {
+			return errors.Join(done, fmt.Errorf("write ledger of changed settings: %w", err))
+		}
+	}
+	return done
 }
 
-func (n *Network) writeLedger(changes []change) error {
-	b, err := json.MarshalIndent(changes, "", "  ")
-	if err != nil {
+func write(path string, data []byte) error {
+	tmp := path + ".tmp"
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(n.cfg.StateDir, 0o700); err != nil {
-		return fmt.Errorf("write ledger of changed settings: %w", err)
+	return os.Rename(tmp, path)
+}
+
+// lockDir makes a directory and waits until nobody else holds it.
+func lockDir(dir string) (unlock func(), err error) {
+	for {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+		f, err := os.Open(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // its last user has just removed it
+		}
+		if err != nil {
+			return nil, err
+		}
+		for {
+			if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); err != unix.EINTR {
+				break
+			}
+		}
+		if err != nil {
+			f.Close()
+			return nil, os.NewSyscallError("flock", err)
+		}
+		held, err1 := f.Stat()
+		there, err2 := os.Stat(dir)
+		if err1 == nil && err2 == nil && os.SameFile(held, there) {
+			return func() { f.Close() }, nil
+		}
+		f.Close()
 	}
-	tmp := n.ledgerPath() + ".tmp"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return fmt.Errorf("write ledger of changed settings: %w", err)
+}
+
+// netnsID names this thread's network namespace: by its cookie, which is never
+// used again while the machine runs, or by its inode where there is none (before
+// Linux 5.14).
+func netnsID() (string, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		defer unix.Close(fd)
+		if cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE); err == nil {
+			return strconv.FormatUint(cookie, 10), nil
+		}
 	}
-	return os.Rename(tmp, n.ledgerPath())
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
+		return "", err
+	}
+	return "inode" + strconv.FormatUint(st.Ino, 10), nil
 }
 
 func sysPath(setting string) string { return filepath.Join("/proc/sys", setting) }
 
-// set writes a kernel setting, after noting the old value.
+// set writes a kernel setting, after noting the old value and that this cluster
+// needs the new one. A setting that the host itself had so is nobody's.
 func (n *Network) set(setting, value string) error {
-	b, err := os.ReadFile(sysPath(setting))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // the link went away
-	}
-	if err != nil {
-		return fmt.Errorf("read setting %s: %w", setting, err)
-	}
-	before := strings.TrimSpace(string(b))
-	if before == value {
-		return nil
-	}
-	ledger, err := n.readLedger()
-	if err != nil {
-		return err
-	}
-	known := false
-	for _, c := range ledger {
-		known = known || c.Path == setting
-	}
-	if !known {
-		if err := n.writeLedger(append(ledger, change{setting, before, value})); err != nil {
-			return err
+	return n.withLedger(func(l ledger) error {
+		b, err := os.ReadFile(sysPath(setting))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // the link went away
 		}
-	}
-	if err := os.WriteFile(sysPath(setting), []byte(value), 0o644); err != nil {
-		return fmt.Errorf("set %s=%s: %w; set it yourself if this process may not", strings.ReplaceAll(setting, "/", "."), value, err)
-	}
-	return nil
+		if err != nil {
+			return fmt.Errorf("read setting %s: %w", setting, err)
+		}
+		current := strings.TrimSpace(string(b))
+		c := l[setting]
+		if c == nil {
+			if current == value {
+				return nil
+			}
+			c = &change{Before: current}
+			l[setting] = c
+		}
+		c.After = value
+		if !slices.Contains(c.Users, n.cfg.ClusterName) {
+			c.Users = append(c.Users, n.cfg.ClusterName)
+		}
+		if current == value {
+			return nil
+		}
+		if err := os.WriteFile(sysPath(setting), []byte(value), 0o644); err != nil {
+			return fmt.Errorf("set %s=%s: %w; set it yourself if this process may not", strings.ReplaceAll(setting, "/", "."), value, err)
+		}
+		return nil
+	})
 }
 
-// restoreSettings puts back what set has changed and nobody has changed since.
+// restoreSettings takes this cluster off the ledger and puts back what no other
+// cluster needs and nobody else has changed since.
 func (n *Network) restoreSettings() error {
 	return inNetns(n.hostNS, func() error {
-		ledger, err := n.readLedger()
-		if err != nil {
-			return err
-		}
-		var errs []error
-		for i := len(ledger) - 1; i >= 0; i-- {
-			c := ledger[i]
-			b, err := os.ReadFile(sysPath(c.Path))
-			if errors.Is(err, fs.ErrNotExist) || err == nil && strings.TrimSpace(string(b)) != c.After {
-				continue
+		return n.withLedger(func(l ledger) error {
+			var errs []error
+			for setting, c := range l {
+				had := len(c.Users)
+				c.Users = slices.DeleteFunc(c.Users, func(u string) bool { return u == n.cfg.ClusterName })
+				if len(c.Users) > 0 || had == 0 {
+					continue
+				}
+				b, err := os.ReadFile(sysPath(setting))
+				if err == nil && strings.TrimSpace(string(b)) == c.After {
+					err = os.WriteFile(sysPath(setting), []byte(c.Before), 0o644)
+				}
+				if err != nil && !errors.Is(err, fs.ErrNotExist) {
+					c.Users = append(c.Users, n.cfg.ClusterName) // the next time
+					errs = append(errs, fmt.Errorf("put %s back to %s: %w", setting, c.Before, err))
+					continue
+				}
+				delete(l, setting)
 			}
-			if err == nil {
-				err = os.WriteFile(sysPath(c.Path), []byte(c.Before), 0o644)
-			}
-			if err != nil {
-				errs = append(errs, fmt.Errorf("put %s back to %s: %w", c.Path, c.Before, err))
-			}
-		}
-		if err := errors.Join(errs...); err != nil {
-			return err
-		}
-		if err := os.Remove(n.ledgerPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove ledger of changed settings: %w", err)
-		}
-		return nil
+			return errors.Join(errs...)
+		})
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
@@ -69,7 +70,7 @@ func networkConfig(cl cluster.Cluster, card cluster.Card) (network.Config, error
 		return network.Config{}, err
 	}
 	return network.Config{ClusterName: cl.Name, PodCIDRs: []netip.Prefix{nodeNetwork(card)}, ClusterCIDRs: []netip.Prefix{pods},
-		ServiceCIDRs: []netip.Prefix{services}, StateDir: cl.Path("network")}, nil
+		ServiceCIDRs: []netip.Prefix{services}, StateDir: cl.Path("network"), SharedDir: filepath.Join(filepath.Dir(cl.RunDir), ".host")}, nil
 }
 
 func engineConfig(cl cluster.Cluster) (engine.Config, error) {
