@@ -8,6 +8,11 @@
 // the new one first, rewrite, take the old one away.
 //
 // Nonces are random: one key must not seal more than 2^32 values.
+//
+// Keys is that with keys of this machine. Set (config.go) is all that an
+// EncryptionConfiguration can say: aesgcm, aescbc, secretbox, KMS v2 and identity,
+// for each resource its own list (Kubernetes docs, "Encrypting Confidential Data
+// at Rest", "Using a KMS provider for data encryption"; KEP-3299).
 package seal
 
 import (
