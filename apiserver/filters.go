@@ -15,7 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"proa.dev/apiserver/audit"
+	"proa.dev/apiserver/admit"
 	"proa.dev/apiserver/auth"
 	"proa.dev/apiserver/fair"
 	"proa.dev/env"
@@ -244,7 +244,12 @@ func (q *request) decide(ctx context.Context) error {
 }
 
 // context of the verbs: it carries the audit entry for admission.
-func (q *request) context() context.Context { return audit.With(q.r.Context(), q.entry) }
+func (q *request) context() context.Context {
+	if q.entry == nil {
+		return q.r.Context()
+	}
+	return admit.WithAnnotations(q.r.Context(), q.entry.Annotate)
+}
 
 // slowWrite is how long one piece of an answer may take to leave: a client that
 // does not read has gone by then.

@@ -125,6 +125,7 @@ func newMetrics(s *Server) *metrics {
 	if s.cfg.Audit != nil {
 		m.registry.MustRegister(s.cfg.Audit)
 	}
+	m.registry.MustRegister(s.cfg.Collectors...)
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 	return m
 }

@@ -9,6 +9,8 @@
 // is counted in apiserver_audit_error_total. The webhook's buffer is bounded (10,000
 // events); what does not fit is lost and counted.
 //
+// Admission adds annotations through admit.Annotate.
+//
 // A nil *Log and a nil *Entry are valid and do nothing: without a policy a request
 // pays one comparison.
 package audit
@@ -242,27 +244,6 @@ func userInfo(u auth.User) authenticationv1.UserInfo {
 	}
 	return i
 }
-
-type contextKey struct{}
-
-// With puts the entry into a context, for Annotate.
-func With(ctx context.Context, e *Entry) context.Context {
-	if e == nil {
-		return ctx
-	}
-	return context.WithValue(ctx, contextKey{}, e)
-}
-
-// Annotate adds an annotation to the request's events; the first value of a key
-// stays. Without an entry it does nothing.
-func Annotate(ctx context.Context, key, value string) {
-	e, _ := ctx.Value(contextKey{}).(*Entry)
-	e.Annotate(key, value)
-}
-
-// Wanted says whether annotations of this request are kept, for those that are
-// costly to make.
-func Wanted(ctx context.Context) bool { return ctx.Value(contextKey{}) != nil }
 
 // Annotate adds an annotation; the first value of a key stays.
 func (e *Entry) Annotate(key, value string) {
