@@ -14,7 +14,11 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-const maxMatchConditions = 64
+const (
+	maxMatchConditions      = 64
+	maxAuditAnnotations     = 20
+	maxValueExpressionBytes = 5 << 10
+)
 
 // ValidatingWebhookConfiguration checks a new or changed configuration.
 func ValidatingWebhookConfiguration(c *admissionv1.ValidatingWebhookConfiguration) field.ErrorList {
@@ -329,6 +333,9 @@ func ValidatingAdmissionPolicy(a *admissionv1.ValidatingAdmissionPolicy) field.E
 			errs = append(errs, supported(*v.Reason, p.Child("reason"), metav1.StatusReasonForbidden, metav1.StatusReasonInvalid, metav1.StatusReasonRequestEntityTooLarge, metav1.StatusReasonUnauthorized)...)
 		}
 	}
+	if len(s.AuditAnnotations) > maxAuditAnnotations {
+		errs = append(errs, field.Invalid(path.Child("auditAnnotations"), s.AuditAnnotations, fmt.Sprintf("must not have more than %d auditAnnotations", maxAuditAnnotations)))
+	}
 	keys := sets.New[string]()
 	for i, ann := range s.AuditAnnotations {
 		p := path.Child("auditAnnotations").Index(i)
@@ -337,8 +344,10 @@ func ValidatingAdmissionPolicy(a *admissionv1.ValidatingAdmissionPolicy) field.E
 		}
 		keys.Insert(ann.Key)
 		errs = append(errs, qualifiedName(a.Name+"/"+ann.Key, p.Child("key"))...)
-		if strings.TrimSpace(ann.ValueExpression) == "" {
+		if t := strings.TrimSpace(ann.ValueExpression); t == "" {
 			errs = append(errs, field.Required(p.Child("valueExpression"), "valueExpression is not specified"))
+		} else if len(t) > maxValueExpressionBytes {
+			errs = append(errs, field.Required(p.Child("valueExpression"), fmt.Sprintf("must not exceed %d bytes in length", maxValueExpressionBytes)))
 		}
 	}
 	return errs
@@ -365,6 +374,39 @@ func MutatingAdmissionPolicy(a *admissionv1.MutatingAdmissionPolicy) field.Error
 	errs = append(errs, variables(s.Variables, path.Child("variables"))...)
 	if len(s.Mutations) == 0 {
 		errs = append(errs, field.Required(path.Child("mutations"), "mutations must contain at least one item"))
+	}
+	for i := range s.Mutations {
+		errs = append(errs, mutation(&s.Mutations[i], path.Child("mutations").Index(i))...)
+	}
+	return errs
+}
+
+func mutation(m *admissionv1.Mutation, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	json, apply := path.Child("jsonPatch"), path.Child("applyConfiguration")
+	switch m.PatchType {
+	case "":
+		return field.ErrorList{field.Required(path.Child("patchType"), "")}
+	case admissionv1.PatchTypeJSONPatch:
+		if m.JSONPatch == nil {
+			errs = append(errs, field.Required(json, "must be specified when patchType is JSONPatch"))
+		} else if strings.TrimSpace(m.JSONPatch.Expression) == "" {
+			errs = append(errs, field.Required(json.Child("expression"), ""))
+		}
+		if m.ApplyConfiguration != nil {
+			errs = append(errs, field.Invalid(apply, "{applyConfiguration}", "must not be specified when patchType is JSONPatch"))
+		}
+	case admissionv1.PatchTypeApplyConfiguration:
+		if m.ApplyConfiguration == nil {
+			errs = append(errs, field.Required(apply, "must be specified when patchType is ApplyConfiguration"))
+		} else if strings.TrimSpace(m.ApplyConfiguration.Expression) == "" {
+			errs = append(errs, field.Required(apply.Child("expression"), ""))
+		}
+		if m.JSONPatch != nil {
+			errs = append(errs, field.Invalid(json, "{jsonPatch}", "must not be specified when patchType is ApplyConfiguration"))
+		}
+	default:
+		errs = append(errs, supported(m.PatchType, path.Child("patchType"), admissionv1.PatchTypeApplyConfiguration, admissionv1.PatchTypeJSONPatch)...)
 	}
 	return errs
 }
@@ -423,13 +465,18 @@ func matchResources(m *admissionv1.MatchResources, path *field.Path) field.Error
 	return errs
 }
 
+// celReserved are words that look like identifiers and are none (CEL specification,
+// "Syntax").
+var celReserved = sets.New("true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let",
+	"loop", "package", "namespace", "return", "var", "void", "while")
+
 func variables(list []admissionv1.Variable, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i, v := range list {
 		p := path.Index(i)
 		if v.Name == "" {
 			errs = append(errs, field.Required(p.Child("name"), "name is not specified"))
-		} else if msgs := validation.IsCIdentifier(v.Name); len(msgs) > 0 {
+		} else if len(validation.IsCIdentifier(v.Name)) > 0 || celReserved.Has(v.Name) {
 			errs = append(errs, field.Invalid(p.Child("name"), v.Name, "name is not a valid CEL identifier"))
 		}
 		if strings.TrimSpace(v.Expression) == "" {
@@ -488,7 +535,8 @@ func policyBinding(policy string, ref *admissionv1.ParamRef, match *admissionv1.
 		p := spec().Child("paramRef")
 		switch {
 		case ref.Name != "" && ref.Selector != nil:
-			errs = append(errs, field.Forbidden(p.Child("name"), "name and selector are mutually exclusive"))
+			errs = append(errs, field.Forbidden(p.Child("name"), "name and selector are mutually exclusive"),
+				field.Forbidden(p.Child("selector"), "name and selector are mutually exclusive"))
 		case ref.Name != "":
 			errs = append(errs, invalid(p.Child("name"), ref.Name, NamePathSegment(ref.Name, false))...)
 		case ref.Selector != nil:
