@@ -89,6 +89,14 @@ type Patch struct {
 	Reason string
 }
 
+// Touch writes an object as it is, so that it is stored in the present form
+// (version, encryption key). One that is gone, or another by now, needs no touch.
+type Touch struct {
+	Target view.Ref
+	UID    types.UID // must match
+	Reason string
+}
+
 // Bind writes a pod's node name through the binding subresource.
 type Bind struct {
 	Target view.Ref
@@ -134,6 +142,9 @@ func (a Delete) Ref() view.Ref { return a.Target }
 
 // Ref of the target.
 func (a Patch) Ref() view.Ref { return a.Target }
+
+// Ref of the target.
+func (a Touch) Ref() view.Ref { return a.Target }
 
 // Ref of the target.
 func (a Bind) Ref() view.Ref { return a.Target }
@@ -206,6 +217,14 @@ func (a Patch) String() string {
 		fmt.Fprintf(&b, " sub=%s", a.Sub)
 	}
 	fmt.Fprintf(&b, " %s", a.Merge)
+	because(&b, a.Reason)
+	return b.String()
+}
+
+// String is the action on one line.
+func (a Touch) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "touch %s", a.Target)
 	because(&b, a.Reason)
 	return b.String()
 }

@@ -94,8 +94,8 @@ func (w *Wake) kinds(p *Part) []*kind.Kind {
 	return p.kinds()
 }
 
-// Write declares one right of a part: verbs (create, update, delete, patch, bind,
-// evict) on a kind (nil: every kind), through the main door or a subresource.
+// Write declares one right of a part: verbs (create, update, delete, patch, touch,
+// bind, evict) on a kind (nil: every kind), through the main door or a subresource.
 type Write struct {
 	Kind  *kind.Kind
 	Sub   string

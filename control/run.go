@@ -191,12 +191,12 @@ func (r *Runtime) work(ctx context.Context, k Key) {
 	}
 }
 
-// parallelActs bounds how many creates or deletes of one plan are under way at
+// parallelActs bounds how many creates, deletes or touches of one plan are under way at
 // once, so that one group commit carries them.
 const parallelActs = 16
 
-// Carry does the actions of one plan in order; neighbouring creates, and
-// neighbouring deletes, go side by side. It stops at the first error and returns
+// Carry does the actions of one plan in order; neighbouring creates,
+// deletes and touches go side by side. It stops at the first error and returns
 // the newest revision written.
 func Carry(ctx context.Context, c client.Client, p Part, actions act.List, record func(act.Event)) (fence int64, err error) {
 	for i := 0; i < len(actions); {
@@ -256,6 +256,9 @@ func sameVerb(a, b act.Action) bool {
 	case act.Delete:
 		_, ok := b.(act.Delete)
 		return ok
+	case act.Touch:
+		_, ok := b.(act.Touch)
+		return ok
 	}
 	return false
 }
@@ -284,6 +287,14 @@ func Do(ctx context.Context, c client.Client, a act.Action, record func(act.Even
 		return c.Update(ctx, a.Kind, a.Object, a.Sub, metav1.UpdateOptions{})
 	case act.Patch:
 		return c.Patch(ctx, a.Target.Kind, a.Target.Namespace, a.Target.Name, types.MergePatchType, a.Merge, a.Sub, metav1.PatchOptions{})
+	case act.Touch:
+		merge := fmt.Appendf(nil, `{"metadata":{"uid":%q}}`, a.UID)
+		_, err := c.Patch(ctx, a.Target.Kind, a.Target.Namespace, a.Target.Name, types.MergePatchType, merge, "", metav1.PatchOptions{})
+		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+			// Gone, or written by somebody else meanwhile.
+			err = nil
+		}
+		return nil, err
 	case act.Delete:
 		o := metav1.DeleteOptions{GracePeriodSeconds: a.GraceSeconds, Preconditions: preconditions(a.UID, a.ResourceVersion)}
 		if a.Propagation != "" {
@@ -338,6 +349,8 @@ func (p Part) Allows(a act.Action) error {
 		verb, sub = "update", a.Sub
 	case act.Patch:
 		verb, sub = "patch", a.Sub
+	case act.Touch:
+		verb = "touch"
 	case act.Delete:
 		verb = "delete"
 	case act.Bind:

@@ -88,6 +88,9 @@ type KV struct {
 	// object); nil after a restart or from another process. The store neither
 	// reads nor persists it.
 	Attached any
+	// Stale says that the value rests in a form that a new write would not give it
+	// (an older encryption key); set by Get where the store transforms values.
+	Stale bool
 }
 
 // PutOptions of one Put.

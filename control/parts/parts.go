@@ -12,6 +12,7 @@ import (
 	"proa.dev/control/garbage"
 	"proa.dev/control/job"
 	"proa.dev/control/loadbalancer"
+	"proa.dev/control/migration"
 	"proa.dev/control/namespace"
 	"proa.dev/control/node"
 	"proa.dev/control/podgc"
@@ -49,5 +50,6 @@ func All(table *kind.Table, ca string) []control.Part {
 		loadbalancer.Part(),
 		quota.Part(table),
 		disruption.Part(table),
+		migration.Part(),
 	}
 }
