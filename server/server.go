@@ -38,6 +38,7 @@ import (
 	"proa.dev/apiserver/admit"
 	"proa.dev/apiserver/audit"
 	"proa.dev/apiserver/auth"
+	"proa.dev/apiserver/auth/access"
 	"proa.dev/apiserver/fair"
 	"proa.dev/client"
 	"proa.dev/client/record"
@@ -102,14 +103,23 @@ type Config struct {
 	// Nodes reaches the agents; nil: log, exec and proxy answer 503.
 	Nodes apiserver.NodeTransport
 
+	// EncryptionFile is an EncryptionConfiguration (--encryption-provider-config); "":
+	// Secrets are sealed with the Authority's key. Seal is made from both by New and
+	// used by Disk and Etcd, unless it is given.
+	EncryptionFile string
+	Seal           *seal.Set
+
+	// Access is the rest of authentication and authorization: files, front proxy, OIDC,
+	// webhooks. What it has in common with the fields here is taken from these.
+	Access access.Config
 	// Authenticators are asked after client certificates and tokens of service
 	// accounts.
 	Authenticators []auth.Authenticator
 	// Issuer and Audiences of service account tokens ("": Issuer; nil: the issuer).
 	Issuer    string
 	Audiences []string
-	// Authorization modes in order: Node, RBAC, AlwaysAllow, AlwaysDeny. Nil: Node,
-	// RBAC. Authorizers come before them.
+	// Authorization modes in order: Node, RBAC, AlwaysAllow, AlwaysDeny, Webhook. Nil:
+	// Node, RBAC, or what Access has a file for. Authorizers come before them.
 	Authorization []string
 	Authorizers   []auth.Authorizer
 
@@ -155,15 +165,11 @@ func Memory(_ context.Context, c *Config) (store.Store, error) {
 // Disk keeps the state in a directory, with Secrets sealed by the authority's key.
 func Disk(dir string) Opener {
 	return func(ctx context.Context, c *Config) (store.Store, error) {
-		if c.Authority == nil {
-			return nil, errors.New("open the store: there is no authority with a key for Secrets")
-		}
-		secrets, err := seal.New(c.Rand, seal.Key{Name: "key1", Secret: c.Authority.SecretsKey})
-		if err != nil {
-			return nil, err
+		if c.Seal == nil {
+			return nil, errors.New("open the store: there is no authority with a key for Secrets; set Authority or EncryptionFile")
 		}
 		return disk.Open(ctx, disk.Config{Dir: dir, Clock: c.Clock, Log: c.Log,
-			Sealed: []disk.Sealed{{Prefix: "/registry/secrets/", Transform: secrets}}})
+			Sealed: []disk.Sealed{{Prefix: c.sealedPrefix(), Transform: c.Seal}}})
 	}
 }
 
@@ -181,14 +187,15 @@ type Server struct {
 	Authz  auth.Authorizer
 	Tokens *auth.ServiceAccountTokens
 
-	cfg   Config
-	feed  *feed.Feed
-	parts []control.Part
-	on    func(name string) bool
-	ready chan struct{}
-	made  atomic.Bool // the first objects
-	audit *audit.Log
-	fair  *fair.Dispatcher
+	cfg    Config
+	feed   *feed.Feed
+	parts  []control.Part
+	on     func(name string) bool
+	ready  chan struct{}
+	made   atomic.Bool // the first objects
+	audit  *audit.Log
+	fair   *fair.Dispatcher
+	access *access.Access
 }
 
 // New checks the configuration, opens the store and loads the view. Nothing is
@@ -226,9 +233,6 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Audiences == nil {
 		cfg.Audiences = []string{cfg.Issuer}
 	}
-	if cfg.Authorization == nil {
-		cfg.Authorization = []string{"Node", "RBAC"}
-	}
 	if cfg.Step == nil {
 		cfg.Step = func(string, time.Duration) {}
 	}
@@ -264,11 +268,20 @@ func (s *Server) timed(name string, f func() error) error {
 }
 
 func (s *Server) open(ctx context.Context) (err error) {
+	var at atomic.Pointer[store.Store]
+	if err := s.sealing(&at); err != nil {
+		return err
+	}
 	if s.Store, err = s.cfg.Store(ctx, &s.cfg); err != nil {
 		return err
 	}
+	if s.cfg.Seal != nil {
+		at.Store(&s.Store)
+	}
 	s.View = view.New(kind.All, 0)
 	s.feed = feed.New(s.Store, s.View, kind.DecodeStored, s.cfg.Log)
+	s.feed.Extend(kind.CustomResourceDefinition, crd.New(crd.Config{Caller: hook.New(hook.Config{View: s.View, Rand: s.cfg.Rand}),
+		UID: func() types.UID { return types.UID(newUUID(s.cfg.Rand)) }, Log: s.cfg.Log}).Kinds)
 	if err := s.feed.Load(ctx); err != nil {
 		return errors.Join(err, s.Store.Close())
 	}
@@ -280,17 +293,21 @@ func (s *Server) assemble() error {
 	c := &s.cfg
 	s.Tokens = &auth.ServiceAccountTokens{Issuer: c.Issuer, Audiences: c.Audiences, Key: c.TokenKey, VerifyKeys: c.TokenVerifyKeys, Now: c.Clock.Now,
 		Snapshot: s.View.Snapshot, NewID: func() string { return newUUID(c.Rand) }}
-	s.Authn = auth.Union{auth.Bearer{Tokens: s.Tokens}}
-	if c.ClientCAs != nil {
-		s.Authn = auth.Union{&auth.X509{Roots: c.ClientCAs, Now: c.Clock.Now}, auth.Bearer{Tokens: s.Tokens}}
+	s.Tokens.Extend = true
+	ac := c.Access
+	ac.View, ac.Clock, ac.Log, ac.ServiceAccounts, ac.Audiences, ac.BootstrapTokens = s.View, c.Clock, c.Log, s.Tokens, c.Audiences, true
+	ac.Authenticators, ac.Authorizers = append(ac.Authenticators, c.Authenticators...), append(ac.Authorizers, c.Authorizers...)
+	if ac.ClientCA == nil {
+		ac.ClientCA = c.ClientCAs
 	}
-	s.Authn = append(s.Authn.(auth.Union), c.Authenticators...)
-	rbac := &auth.RBAC{View: s.View}
-	authz, err := s.authorizers(rbac)
-	if err != nil {
+	if c.Authorization != nil {
+		ac.Modes = c.Authorization
+	}
+	var err error
+	if s.access, err = access.New(ac); err != nil {
 		return err
 	}
-	s.Authz = authz
+	s.Authn, s.Authz = s.access.Authenticator(), s.access
 	var held *apiserver.Tokens
 	var tokens admit.Tokens
 	if _, ok := s.Store.(store.Shared); ok {
@@ -298,14 +315,14 @@ func (s *Server) assemble() error {
 		tokens = held
 	}
 	meter := apiserver.NewMeter()
-	chain, err := Admission{Meter: meter, Tokens: tokens, View: s.View, Rand: c.Rand, Authz: s.Authz, Rules: rbac, Services: c.Services, Log: c.Log,
+	chain, err := Admission{Meter: meter, Tokens: tokens, View: s.View, Rand: c.Rand, Authz: s.Authz, Rules: s.access, Services: c.Services, Log: c.Log,
 		Enable: c.EnableAdmission, Disable: c.DisableAdmission}.Chain()
 	if err != nil {
 		return err
 	}
 	api := apiserver.Config{
 		Table: kind.All, Store: s.Store, View: s.View, Clock: c.Clock, Rand: c.Rand, Log: c.Log,
-		Authn: s.Authn, Tokens: s.Tokens, Authz: s.Authz, Rules: rbac, Admit: chain, Held: held, Nodes: c.Nodes,
+		Authn: s.Authn, Anonymous: s.access.Anonymous, Tokens: s.access.Tokens(), Authz: s.Authz, Rules: s.access, Admit: chain, Held: held, Nodes: c.Nodes,
 		IssueToken: func(_ context.Context, r *admit.Request, tr *authenticationv1.TokenRequest) error {
 			sa, _ := r.Old.(*corev1.ServiceAccount)
 			return s.Tokens.Issue(sa, tr)
@@ -340,33 +357,6 @@ func (s *Server) assemble() error {
 	}
 	s.parts = append(chosenParts(parts.All(kind.All, string(c.First.CA)), s.on), c.Parts...)
 	return nil
-}
-
-func (s *Server) authorizers(rbac *auth.RBAC) (auth.Chain, error) {
-	chain := append(auth.Chain{}, s.cfg.Authorizers...)
-	for _, mode := range s.cfg.Authorization {
-		switch mode {
-		case "Node":
-			chain = append(chain, auth.Node{Snapshot: s.View.Snapshot})
-		case "RBAC":
-			chain = append(chain, rbac)
-		case "AlwaysAllow":
-			chain = append(chain, always(auth.Allow))
-		case "AlwaysDeny":
-			chain = append(chain, always(auth.NoOpinion))
-		default:
-			return nil, fmt.Errorf("authorize by %q: proa does not have this mode; it has Node, RBAC, AlwaysAllow, AlwaysDeny", mode)
-		}
-	}
-	return chain, nil
-}
-
-// always says the same to all.
-type always auth.Decision
-
-// Authorize implements auth.Authorizer.
-func (a always) Authorize(context.Context, auth.Attributes) (auth.Decision, string, error) {
-	return auth.Decision(a), "", nil
 }
 
 func (s *Server) checkFirst(context.Context) error {
@@ -452,6 +442,19 @@ func (s *Server) start(g *group.Group) error {
 		return nil
 	}); err != nil {
 		return err
+	}
+	g.Go("definitions", func(ctx context.Context) error {
+		// Every server decides about definitions, also one without controllers.
+		rt := control.New(control.Config{Parts: customresource.Parts(), View: s.View, Clock: s.cfg.Clock, Log: s.cfg.Log, Workers: 2,
+			Client: func(string) client.Client { return s.Admin() }})
+		if err := rt.Run(ctx); ctx.Err() == nil {
+			return err
+		}
+		return nil
+	})
+	g.Go("access", s.access.Run)
+	if s.cfg.Seal != nil {
+		g.Go("seal", s.cfg.Seal.Run)
 	}
 	if s.audit != nil {
 		g.Go("audit", s.audit.Run)

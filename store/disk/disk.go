@@ -80,6 +80,14 @@ type Transform interface {
 	Open(key string, sealed []byte) ([]byte, error)
 }
 
+// Ager is a Transform that can say whether a value, last written at a revision,
+// would be sealed in another way now. Open of such a one is shown plain values too
+// and gives them back.
+type Ager interface {
+	Transform
+	Stale(key string, revision int64) bool
+}
+
 // Sealed says which keys a Transform covers. Values that were written before it
 // was configured can be read all the same; a rewrite seals them.
 type Sealed struct {
@@ -311,10 +319,24 @@ func (l *log) loadOne(it *pebble.Iterator, t *tree.Store, revision int64) error 
 		}
 	} else {
 		e.KV.Value = append(make([]byte, 0, len(value)), value...)
+		if tr, ok := l.transform(key).(Ager); ok { // it learns of a plain one
+			if _, err := tr.Open(key, value); err != nil {
+				return fmt.Errorf("record of %q: %w", key, err)
+			}
+		}
 	}
 	l.sum.add(e)
 	t.Load(e)
 	return nil
+}
+
+// Get implements store.Store; it tells whether the value's seal is of today.
+func (s *Store) Get(ctx context.Context, key string, at int64) (store.KV, int64, error) {
+	kv, revision, err := s.Store.Get(ctx, key, at)
+	if tr, ok := s.log.transform(key).(Ager); ok && err == nil {
+		kv.Stale = tr.Stale(key, kv.ModRevision)
+	}
+	return kv, revision, err
 }
 
 func (l *log) transform(key string) Transform {

@@ -335,8 +335,17 @@ func (s *Store) kv(in *mvccpb.KeyValue) (store.KV, error) {
 			return out, fmt.Errorf("value of %q: %w", name, err)
 		}
 		out.Value = plain
+	} else if t, ok := t.(ager); ok { // it learns of a plain one
+		t.Open(string(in.Key), in.Value)
 	}
 	return out, nil
+}
+
+// ager is a Transform that can say whether a value would be sealed in another way
+// now; it gives plain values back as they are.
+type ager interface {
+	Transform
+	Stale(key string, revision int64) bool
 }
 
 // Put implements store.Store.
@@ -501,6 +510,9 @@ func (s *Store) Get(ctx context.Context, key string, at int64) (store.KV, int64,
 	kv, err := s.kv(resp.Kvs[0])
 	if err != nil {
 		return store.KV{}, at, fmt.Errorf("get %q: %w", key, err)
+	}
+	if t, ok := s.transform(key).(ager); ok {
+		kv.Stale = t.Stale(s.key(key), kv.ModRevision)
 	}
 	return kv, at, nil
 }
