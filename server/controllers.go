@@ -88,6 +88,18 @@ func choose(list []string) (on func(name string) bool, err error) {
 	}, nil
 }
 
+// Runs says whether a list has a controller in it.
+func Runs(list []string, name string) (bool, error) {
+	if long, ok := shortNames[name]; ok {
+		name = long
+	}
+	on, err := choose(list)
+	if err != nil {
+		return false, err
+	}
+	return on(name), nil
+}
+
 // chosenParts are those of the runtime's parts that are on.
 func chosenParts(all []control.Part, on func(string) bool) []control.Part {
 	return slices.DeleteFunc(slices.Clone(all), func(p control.Part) bool { return !on(p.Name) })
