@@ -114,7 +114,7 @@ func sets(is6 bool) map[string]*nft.Set {
 	a := addrType(is6)
 	dest := []nft.Type{a, nft.Proto, nft.Port}
 	group := []nft.Type{nft.Mark, nft.Mark}
-	target := []nft.Type{nft.Mark, nft.Mark, nft.Mark, nft.Mark}
+	target := []nft.Type{nft.Mark, nft.Mark, nft.Mark, nft.Mark, nft.Mark}
 	out := map[string]*nft.Set{
 		"services":       {Key: dest, Data: target},
 		"outside":        {Key: dest, Data: target},
@@ -144,7 +144,7 @@ func element(key rule.Key, d rule.Data) (set string, e nft.Element) {
 	switch key.Set {
 	case rule.Services, rule.Outside:
 		e.Key = dest()
-		e.Data = nft.Key(groupBytes(d.Group), nft.NumberBytes(d.Count), nft.NumberBytes(d.Timeout))
+		e.Data = nft.Key(nft.NumberBytes(0), groupBytes(d.Group), nft.NumberBytes(d.Count), nft.NumberBytes(d.Timeout))
 	case rule.Endpoints:
 		e.Key = nft.Key(groupBytes(key.Group), nft.NumberBytes(key.Index))
 		e.Data = nft.Key(nft.AddrBytes(d.To.Addr()), nft.PortBytes(d.To.Port()))
@@ -207,9 +207,12 @@ func (p pick) isUsual() bool {
 	return !p.outside && !p.is6 && p.class.Timeout == 0 && p.class.Count <= usualCounts
 }
 
-// Registers: the destination's key from 0 on, what it maps to from 8 on.
+// Registers: the destination's key from 0 on, what it maps to from 7 on. That begins
+// with a zero which no rule uses: the nft program (1.0.6) aborts on a key that begins
+// in the register that a map's value was loaded to.
 const (
 	atKey    = 0
+	atValue  = 7
 	atTarget = 8 // group, group, count, timeout
 	atIndex  = 10
 )
@@ -243,19 +246,19 @@ func (k *Kernel) addPick(b *nft.Batch, p pick) {
 	if p.class.Timeout > 0 {
 		timeout := time.Duration(p.class.Timeout) * time.Second
 		for _, anyAddr := range []bool{false, true} {
-			b.AddRule(t, chain, nft.Exprs(loadDest(p.is6, anyAddr), nft.Map(services, atKey, atTarget),
+			b.AddRule(t, chain, nft.Exprs(loadDest(p.is6, anyAddr), nft.Map(services, atKey, atValue),
 				nft.Saddr(n, atIndex), nft.Map(sticky, atTarget, 0), // group . client → address . port
 				nft.Copy(atTarget, w+1, 4), nft.Copy(atTarget+1, w+2, 4), nft.In(members, 0),
 				nft.Remember(sticky, atTarget, 0, timeout), nft.DNAT(n, 0))...)
 		}
 		for _, anyAddr := range []bool{false, true} {
-			b.AddRule(t, chain, nft.Exprs(loadDest(p.is6, anyAddr), nft.Map(services, atKey, atTarget), draw,
+			b.AddRule(t, chain, nft.Exprs(loadDest(p.is6, anyAddr), nft.Map(services, atKey, atValue), draw,
 				nft.Saddr(n, atIndex), nft.Forget(sticky, atTarget, 0), nft.Remember(sticky, atTarget, 0, timeout), nft.DNAT(n, 0))...)
 		}
 		// Only when sticky is full.
 	}
 	for _, anyAddr := range []bool{false, true} {
-		b.AddRule(t, chain, nft.Exprs(loadDest(p.is6, anyAddr), nft.Map(services, atKey, atTarget), draw, nft.DNAT(n, 0))...)
+		b.AddRule(t, chain, nft.Exprs(loadDest(p.is6, anyAddr), nft.Map(services, atKey, atValue), draw, nft.DNAT(n, 0))...)
 	}
 	set, e := p.element()
 	b.Add(t, set, e)
@@ -337,11 +340,11 @@ func (k *Kernel) frame(b *nft.Batch) {
 		b.AddRule(t, "guard", nft.Exprs(family, loadDest(is6, false), nft.In(in("guarded"), atKey),
 			nft.Saddr(n, w+2), nft.NotIn(in("allowed"), atKey), nft.Drop())...)
 		for _, anyAddr := range []bool{false, true} {
-			b.AddRule(t, "services", nft.Exprs(family, loadDest(is6, anyAddr), nft.Map(in("outside"), atKey, atTarget),
+			b.AddRule(t, "services", nft.Exprs(family, loadDest(is6, anyAddr), nft.Map(in("outside"), atKey, atValue),
 				local(anyAddr), foreign, nft.VMap(in("classesoutside"), atTarget+2))...)
 		}
 		for _, anyAddr := range []bool{false, true} {
-			b.AddRule(t, "services", nft.Exprs(family, loadDest(is6, anyAddr), nft.Map(in("services"), atKey, atTarget),
+			b.AddRule(t, "services", nft.Exprs(family, loadDest(is6, anyAddr), nft.Map(in("services"), atKey, atValue),
 				local(anyAddr), nft.VMap(in("classes"), atTarget+2))...)
 		}
 		for _, anyAddr := range []bool{false, true} {
@@ -354,13 +357,13 @@ func (k *Kernel) frame(b *nft.Batch) {
 			b.AddRule(t, chain, nft.Exprs(family, nft.WasDNAT(), foreign, nft.NotOifPrefix(k.cfg.PodLinks), nft.Goto(masquerade))...)
 		}
 		for _, anyAddr := range []bool{false, true} {
-			addr := nft.OriginalDaddr(atKey)
+			addr := nft.OriginalDaddr(n, atKey)
 			if anyAddr {
 				addr = nft.Immediate(atKey, make([]byte, n))
 			}
 			original := nft.Exprs(addr, nft.Protocol(w), nft.OriginalDport(w+1))
-			b.AddRule(t, masquerade, nft.Exprs(original, nft.Map(in("outside"), atKey, atTarget), nft.Return())...)
-			b.AddRule(t, masquerade, nft.Exprs(original, nft.Map(in("services"), atKey, atTarget), nft.Masquerade())...)
+			b.AddRule(t, masquerade, nft.Exprs(original, nft.Map(in("outside"), atKey, atValue), nft.Return())...)
+			b.AddRule(t, masquerade, nft.Exprs(original, nft.Map(in("services"), atKey, atValue), nft.Masquerade())...)
 		}
 		// Count 0: all endpoints are elsewhere.
 		for _, base := range []string{"classes", "classesoutside"} {

@@ -222,6 +222,10 @@ func (b *Batch) AddRule(table, chain string, exprs ...expr.Any) {
 	b.text(unix.NFTA_RULE_CHAIN, chain)
 	n := b.nest(unix.NFTA_RULE_EXPRESSIONS)
 	for _, e := range exprs {
+		if o, ok := e.(originalDaddr); ok {
+			o.encode(b)
+			continue
+		}
 		data, err := expr.Marshal(unix.NFPROTO_INET, e)
 		if err != nil {
 			b.fail(fmt.Errorf("nftables: encode %T for chain %s: %w", e, chain, err))

@@ -222,11 +222,35 @@ func IsNew() []expr.Any {
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: R(0), Data: zero})
 }
 
-// OriginalDaddr loads where the connection's first packet was sent to, 4 or 16
-// bytes by the packet's family; the kernel reserves four registers from reg on
-// for it in any case, so that load what follows an IPv4 address afterwards.
-func OriginalDaddr(reg int) expr.Any {
-	return &expr.Ct{Key: expr.CtKeyDST, Register: R(reg), Direction: 0}
+// originalDaddr is `ct original ip daddr`, which google/nftables cannot encode; the
+// expression without a family has no length for the nft program, which aborts
+// when it is part of a key.
+type originalDaddr struct {
+	*expr.Ct // only for the interface
+	addrSize int
+	reg      int
+}
+
+// OriginalDaddr loads where the connection's first packet was sent to. Packets of
+// the other family end the rule.
+func OriginalDaddr(addrSize, reg int) expr.Any {
+	return originalDaddr{&expr.Ct{}, addrSize, reg}
+}
+
+// encode is the attribute of a list of expressions.
+func (o originalDaddr) encode(b *Batch) {
+	key := uint32(20) // NFT_CT_DST_IP
+	if o.addrSize == 16 {
+		key = 22 // NFT_CT_DST_IP6
+	}
+	e := b.nest(unix.NFTA_LIST_ELEM)
+	b.text(unix.NFTA_EXPR_NAME, "ct")
+	data := b.nest(unix.NFTA_EXPR_DATA)
+	b.u32(unix.NFTA_CT_KEY, key)
+	b.u32(unix.NFTA_CT_DREG, R(o.reg))
+	b.bytes(unix.NFTA_CT_DIRECTION, []byte{0}) // original
+	b.unnest(data)
+	b.unnest(e)
 }
 
 // OriginalDport loads the port that the connection's first packet was sent to.

@@ -93,8 +93,8 @@ func links(h host) error {
 	return nil
 }
 
-// packetRules names tables and chains. It asks the kernel: Debian's nft 1.0.6
-// aborts on maps that newer kernels describe in more detail.
+// packetRules names tables and chains. It asks the kernel: the nft program need not
+// be there.
 func packetRules(h host) error {
 	c, err := nftables.New()
 	if err != nil {
