@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -76,33 +75,9 @@ func (q *request) refuse() error {
 		q.refine()
 		a := q.route.attributes(auth.User{}, q.r.URL.Path, "")
 		q.entry = q.s.cfg.Audit.Begin(q.r, &a, q.auditID[0], q.started, false)
-		q.entry.Message(attempted(q.r))
 		q.refused = true
 	}
 	return apierrors.NewUnauthorized("Unauthorized")
-}
-
-// attempted names the ways in which a client has tried to authenticate.
-func attempted(r *http.Request) string {
-	var ways []string
-	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		ways = append(ways, "x509")
-	}
-	if h := strings.TrimSpace(r.Header.Get("Authorization")); h != "" {
-		switch word, _, _ := strings.Cut(h, " "); strings.ToLower(word) {
-		case "bearer":
-			ways = append(ways, "bearer")
-		case "basic":
-			ways = append(ways, "basic")
-		}
-	}
-	if r.URL.Query().Get("access_token") != "" {
-		ways = append(ways, "access_token")
-	}
-	if len(ways) > 0 {
-		return "Authentication failed, attempted: " + strings.Join(ways, ", ")
-	}
-	return "Authentication failed, no credentials provided"
 }
 
 func (q *request) attributes() auth.Attributes {

@@ -367,19 +367,6 @@ func (e *Entry) encode(obj runtime.Object) *runtime.Unknown {
 // Bare says whether managed fields are left out.
 func (e *Entry) Bare() bool { return e != nil && e.bare }
 
-// Message is the status text of an answer that is about to start.
-func (e *Entry) Message(text string) {
-	if e == nil {
-		return
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.ev.ResponseStatus == nil {
-		e.ev.ResponseStatus = &metav1.Status{}
-	}
-	e.ev.ResponseStatus.Message = text
-}
-
 // Started records the code of the answer; for a long-running request that is a
 // stage of its own.
 func (e *Entry) Started(code int, long bool) {
