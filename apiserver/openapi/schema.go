@@ -1,13 +1,16 @@
 // Package openapi derives OpenAPI documents from the table of kinds and the Go
 // types behind it: schemas by reflection over JSON tags, descriptions from the
-// types' SwaggerDoc, patch strategies from struct tags, paths from rows.
+// types' SwaggerDoc, patch strategies from struct tags, paths from rows; list types,
+// defaults, enumerations and what is optional from the markers in the types'
+// comments (facts.txt, made by tools/facts).
 //
 // V2 is Swagger 2.0 for all groups, V3 is OpenAPI 3.0 for one group version. The
 // same table gives the same bytes. Both cost time (some 100 ms for V2): callers
 // keep the result.
 //
-// A field is required when its JSON tag has no omitempty or omitzero and it is
-// no pointer, map or slice of the status; upstream marks the rest +optional.
+// A field is required when its JSON tag has no omitempty or omitzero and it is not
+// marked +optional, or when it is marked +required. Defaults are published in V3
+// only.
 package openapi
 
 import (
@@ -122,6 +125,14 @@ func (b *builder) define(t reflect.Type) object {
 		return s
 	}
 	s["type"] = "object"
+	if f := factsOf(t); f != nil {
+		if f.atomic {
+			s["x-kubernetes-map-type"] = "atomic"
+		}
+		if f.union != nil {
+			s["x-kubernetes-unions"] = []any{f.union}
+		}
+	}
 	props := object{}
 	var required []string
 	b.fields(t, props, &required)
@@ -180,7 +191,7 @@ func underlying(t reflect.Type) reflect.Type {
 
 // fields adds the JSON fields of a struct, those of inlined ones included.
 func (b *builder) fields(t reflect.Type, props object, required *[]string) {
-	doc := docs(t)
+	doc, known := docs(t), factsOf(t)
 	for i := range t.NumField() {
 		f := t.Field(i)
 		if f.PkgPath != "" && !f.Anonymous {
@@ -197,9 +208,8 @@ func (b *builder) fields(t reflect.Type, props object, required *[]string) {
 			inline = inline || p == "inline"
 			optional = optional || p == "omitempty" || p == "omitzero"
 		}
-		ft := f.Type
+		ft, omits := f.Type, optional
 		if ft.Kind() == reflect.Pointer {
-			optional = true
 			ft = ft.Elem()
 		}
 		if inline && ft.Kind() == reflect.Struct {
@@ -214,9 +224,25 @@ func (b *builder) fields(t reflect.Type, props object, required *[]string) {
 		if ref, ok := p["$ref"]; ok && b.v3 {
 			// Nothing may stand beside a reference in 3.0.
 			p = object{"allOf": []any{object{"$ref": ref}}}
-			if ft.Kind() == reflect.Struct {
-				p["default"] = object{}
-			}
+		}
+		var fact fieldFacts
+		if known != nil {
+			fact = known.fields[n]
+		}
+		optional = optional && !fact.required || fact.optional
+		if fact.value != nil && b.v3 {
+			p["default"] = fact.value
+		} else if d, ok := zero(f.Type, omits); ok && b.v3 {
+			p["default"] = d
+		}
+		if fact.list != "" {
+			p["x-kubernetes-list-type"] = fact.list
+		}
+		if len(fact.keys) > 0 {
+			p["x-kubernetes-list-map-keys"] = fact.keys
+		}
+		if fact.of != "" {
+			p["x-kubernetes-map-type"] = fact.of
 		}
 		if d := doc[n]; d != "" {
 			p["description"] = d
@@ -226,8 +252,6 @@ func (b *builder) fields(t reflect.Type, props object, required *[]string) {
 		}
 		if k := f.Tag.Get("patchMergeKey"); k != "" {
 			p["x-kubernetes-patch-merge-key"] = k
-			p["x-kubernetes-list-type"] = "map"
-			p["x-kubernetes-list-map-keys"] = []string{k}
 		}
 		props[n] = p
 		if !optional {
@@ -253,6 +277,9 @@ func (b *builder) of(t reflect.Type) object {
 	}
 	switch t.Kind() {
 	case reflect.String:
+		if f := factsOf(t); f != nil && len(f.enum) > 0 {
+			return object{"type": "string", "enum": f.enum}
+		}
 		return object{"type": "string"}
 	case reflect.Bool:
 		return object{"type": "boolean"}
