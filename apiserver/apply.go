@@ -40,6 +40,15 @@ type applierKey struct {
 }
 
 func (s *Server) fieldManager(k *kind.Kind, sub string) (*managedfields.FieldManager, error) {
+	if k.Custom {
+		e, ok := k.Extension.(interface {
+			FieldManager(sub string) (*managedfields.FieldManager, error)
+		})
+		if !ok {
+			return nil, fmt.Errorf("make field manager of %s: its schema is not known", k)
+		}
+		return e.FieldManager(sub)
+	}
 	a := &s.appliers
 	a.once.Do(func() { a.converter = applyconfigurations.NewTypeConverter(kind.Scheme()) })
 	a.mu.Lock()
@@ -77,7 +86,7 @@ func (noDefaults) Default(runtime.Object) {}
 // track notes which fields of a tracked object the manager has changed by
 // something other than an apply.
 func (s *Server) track(c *call, obj, old kind.Object, manager string) (kind.Object, error) {
-	k := c.kind.Root()
+	k := working(c.kind)
 	if len(old.GetManagedFields()) == 0 || len(obj.GetManagedFields()) == 0 {
 		return obj, nil
 	}
@@ -97,7 +106,7 @@ func (s *Server) track(c *call, obj, old kind.Object, manager string) (kind.Obje
 
 // apply carries out one apply patch (application/apply-patch+yaml).
 func (s *Server) apply(ctx context.Context, c *call, data []byte, o metav1.PatchOptions) (obj kind.Object, created bool, err error) {
-	if c.kind.Stored != nil {
+	if c.kind.Stored != nil && !c.kind.Custom {
 		return nil, false, apierrors.NewGenericServerResponse(415, "patch", c.kind.GroupResource(), c.name,
 			fmt.Sprintf("server-side apply of %s is offered in version %s only", c.kind, c.kind.Root().Version), 0, false)
 	}
@@ -144,12 +153,21 @@ func (s *Server) apply(ctx context.Context, c *call, data []byte, o metav1.Patch
 			return nil, apierrors.NewBadRequest(err.Error())
 		}
 		made, ok := out.(kind.Object)
+		if ok && c.kind.Coerce != nil {
+			strict, err := coerce(c.kind, made, o.FieldValidation != metav1.FieldValidationIgnore)
+			if err != nil {
+				return nil, err
+			}
+			for _, e := range strict {
+				c.warn(e.Error())
+			}
+		}
 		if !ok || fmt.Sprintf("%T", made) != fmt.Sprintf("%T", live) {
 			return nil, fmt.Errorf("apply %s %q: merging gave a %T", c.kind, c.name, out)
 		}
 		return made, nil
 	}
-	ch := change{door: door, dryRun: isDryRun(o.DryRun), warnings: c.sub == "", applied: true, make: merge}
+	ch := change{door: door, options: &o, dryRun: isDryRun(o.DryRun), warnings: c.sub == "", applied: true, make: merge}
 	if c.sub == "" {
 		ch.createAbsent = func() (kind.Object, error) {
 			if err := s.authorize(ctx, c, "create", ""); err != nil {

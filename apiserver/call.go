@@ -95,10 +95,31 @@ func served(k *kind.Kind, obj kind.Object) (kind.Object, error) {
 		return obj, nil
 	}
 	out, err := k.FromStored(obj)
+	if k.Custom {
+		return out, err
+	}
 	if err != nil {
 		return nil, fmt.Errorf("convert %s %q to %s: %w", k.Root(), obj.GetName(), k.Version, err)
 	}
 	out.GetObjectKind().SetGroupVersionKind(k.GVK())
+	return out, nil
+}
+
+// servedList turns stored objects into the version that the row serves.
+func servedList(k *kind.Kind, items []kind.Object) ([]kind.Object, error) {
+	if k.Stored == nil {
+		return items, nil
+	}
+	if k.FromStoredList != nil {
+		return k.FromStoredList(items)
+	}
+	out := make([]kind.Object, len(items))
+	for i, obj := range items {
+		var err error
+		if out[i], err = served(k, obj); err != nil {
+			return nil, err
+		}
+	}
 	return out, nil
 }
 

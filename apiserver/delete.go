@@ -38,8 +38,15 @@ func (s *Server) delete(ctx context.Context, c *call, o metav1.DeleteOptions) (o
 		if err := checkPreconditions(c, old, o.Preconditions); err != nil {
 			return nil, false, err
 		}
-		r := &admit.Request{Kind: k, Operation: admit.Delete, User: c.user, Namespace: c.namespace, Name: c.name,
-			Old: old, DryRun: isDryRun(o.DryRun), Delete: &o, Now: s.clock.Now(), Snapshot: snap, Warn: c.warn}
+		oldServed, err := served(c.kind, old)
+		if err != nil {
+			return nil, false, err
+		}
+		if !k.Custom {
+			oldServed = old
+		}
+		r := &admit.Request{Kind: k, Served: c.kind, Options: &o, Operation: admit.Delete, User: c.user, Namespace: c.namespace, Name: c.name,
+			Old: oldServed, DryRun: isDryRun(o.DryRun), Delete: &o, Now: s.clock.Now(), Snapshot: snap, Warn: c.warn}
 		if err := s.mutate(ctx, r); err != nil {
 			return nil, false, err
 		}
@@ -99,6 +106,9 @@ func (s *Server) deleteOnce(ctx context.Context, c *call, old kind.Object, o met
 	changed := len(obj.GetFinalizers()) != len(old.GetFinalizers())
 	switch {
 	case old.GetDeletionTimestamp() == nil:
+		if k.PrepareDelete != nil {
+			k.PrepareDelete(obj, s.now())
+		}
 		if seconds == 0 && !held(obj) {
 			return s.deleteNow(ctx, c, obj, old, o)
 		}
@@ -198,7 +208,7 @@ func (s *Server) deleteCollection(ctx context.Context, c *call, o metav1.DeleteO
 		marked, _, err := s.delete(ctx, &one, opts)
 		switch {
 		case err == nil:
-			if c.kind.Stored == nil {
+			if c.kind.Stored == nil || c.kind.Custom {
 				l.items[i] = marked
 			}
 		case apierrors.IsNotFound(err):

@@ -266,16 +266,39 @@ func (q *request) body() (data []byte, done func(), err error) {
 func (q *request) bodyFormat() (wire.Format, error) {
 	f, ok := wire.BodyFormat(q.r.Header.Get("Content-Type"))
 	if !ok {
-		return f, &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: http.StatusUnsupportedMediaType,
-			Reason:  metav1.StatusReasonUnsupportedMediaType,
-			Message: "the body of the request was in an unknown format - accepted media types include: " + wire.Accepted}}
+		return f, unsupportedBody(wire.Accepted)
 	}
 	return f, nil
 }
 
+func unsupportedBody(accepted string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: http.StatusUnsupportedMediaType,
+		Reason:  metav1.StatusReasonUnsupportedMediaType,
+		Message: "the body of the request was in an unknown format - accepted media types include: " + accepted}}
+}
+
+// accept is the Accept header. Objects of custom kinds have no Protobuf form: such
+// clauses count only where something else is asked for (Table, metadata, Scale).
+func (q *request) accept() string {
+	accept := q.r.Header.Get("Accept")
+	if k := q.route.kind; k == nil || !k.Custom || q.route.sub == "scale" || !strings.Contains(accept, wire.ProtobufType) {
+		return accept
+	}
+	var keep []string
+	for _, clause := range strings.Split(accept, ",") {
+		if !strings.Contains(clause, wire.ProtobufType) || strings.Contains(clause, "as=") {
+			keep = append(keep, clause)
+		}
+	}
+	if len(keep) == 0 {
+		return "none/none"
+	}
+	return strings.Join(keep, ",")
+}
+
 // negotiate chooses the format of the answer.
 func (q *request) negotiate(transforms bool) error {
-	c, ok := wire.Negotiate(q.r.Header.Get("Accept"), transforms, false)
+	c, ok := wire.Negotiate(q.accept(), transforms, false)
 	if !ok {
 		return notAcceptable(wire.Accepted)
 	}

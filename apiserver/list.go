@@ -98,14 +98,14 @@ func (f fieldsOf) Get(name string) string {
 
 // selectableOf is the row whose Selectable functions fit stored objects of k.
 func selectableOf(k *kind.Kind, name string) (*kind.Kind, bool) {
-	if k.Root().Selectable[name] != nil {
-		return k.Root(), true
+	if w := working(k); w.Selectable[name] != nil {
+		return w, true
 	}
 	return k, false
 }
 
 func parseSelection(k *kind.Kind, o metav1.ListOptions) (selection, error) {
-	sel := selection{kind: k.Root()}
+	sel := selection{kind: working(k)}
 	if o.LabelSelector != "" {
 		l, err := labels.Parse(o.LabelSelector)
 		if err != nil {
@@ -125,7 +125,7 @@ func parseSelection(k *kind.Kind, o metav1.ListOptions) (selection, error) {
 			case "metadata.name", "metadata.namespace":
 			default:
 				if _, ok := selectableOf(k, r.Field); !ok {
-					if len(k.Root().Selectable) == 0 {
+					if len(k.Root().Selectable) == 0 && !k.Custom {
 						return sel, apierrors.NewBadRequest(fmt.Sprintf("%q is not a known field selector: only %q, %q", r.Field, "metadata.name", "metadata.namespace"))
 					}
 					return sel, apierrors.NewBadRequest("field label not supported: " + r.Field)

@@ -23,10 +23,25 @@ type local struct {
 }
 
 func (l *local) call(k *kind.Kind, namespace, name, sub string) *call {
+	k = l.row(k)
 	if k.Scope == kind.Cluster {
 		namespace = ""
 	}
 	return &call{user: l.user, kind: k, namespace: namespace, name: name, sub: sub, warn: noWarning}
+}
+
+// row is the served row of a custom kind's root, which controllers know from
+// snapshots: in the version that objects are stored in.
+func (l *local) row(k *kind.Kind) *kind.Kind {
+	if !k.Hidden {
+		return k
+	}
+	for _, row := range l.s.kinds().Custom() {
+		if row.Stored == k {
+			return row
+		}
+	}
+	return k
 }
 
 func (l *local) Get(ctx context.Context, k *kind.Kind, namespace, name string, o metav1.GetOptions) (kind.Object, error) {
@@ -49,14 +64,8 @@ func (l *local) List(ctx context.Context, k *kind.Kind, namespace string, o meta
 	}
 	m := got.meta()
 	out := client.List{Items: got.items, ResourceVersion: m.ResourceVersion, Continue: m.Continue, Remaining: m.RemainingItemCount}
-	if k.Stored != nil {
-		for i, obj := range out.Items {
-			if out.Items[i], err = served(k, obj); err != nil {
-				return client.List{}, err
-			}
-		}
-	}
-	return out, nil
+	out.Items, err = servedList(k, out.Items)
+	return out, err
 }
 
 func (l *local) Watch(ctx context.Context, k *kind.Kind, namespace string, o metav1.ListOptions) (watch.Interface, error) {
@@ -78,7 +87,13 @@ func (l *local) Create(ctx context.Context, k *kind.Kind, obj kind.Object, o met
 	if k.Virtual {
 		return l.s.answer(ctx, c, obj.DeepCopyObject().(kind.Object))
 	}
-	return l.s.create(ctx, c, obj.DeepCopyObject().(kind.Object), o)
+	obj = obj.DeepCopyObject().(kind.Object)
+	if k.Coerce != nil {
+		if _, err := k.Coerce(obj, false); err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+	}
+	return l.s.create(ctx, c, obj, o)
 }
 
 func (l *local) Update(ctx context.Context, k *kind.Kind, obj kind.Object, sub string, o metav1.UpdateOptions) (kind.Object, error) {
@@ -89,7 +104,13 @@ func (l *local) Update(ctx context.Context, k *kind.Kind, obj kind.Object, sub s
 	if sub == "scale" {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("update %s %q through scale: send an autoscaling/v1 Scale with Post", k, obj.GetName()))
 	}
-	out, _, err := l.s.update(ctx, c, obj.DeepCopyObject().(kind.Object), o)
+	obj = obj.DeepCopyObject().(kind.Object)
+	if k.Coerce != nil {
+		if _, err := k.Coerce(obj, false); err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+	}
+	out, _, err := l.s.update(ctx, c, obj, o)
 	return out, err
 }
 

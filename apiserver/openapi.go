@@ -130,6 +130,9 @@ func (s *Server) schemaHash(gv schema.GroupVersion) string {
 	for _, k := range s.kinds().Rows() {
 		if k.GVK().GroupVersion() == gv {
 			fmt.Fprintln(h, k.Kind, k.Plural, k.Scope, k.Status != nil, k.Scale != nil, len(k.Subresources))
+			if p, ok := k.Extension.(openapi.Published); ok {
+				fmt.Fprintln(h, p.Identity())
+			}
 		}
 	}
 	return strings.ToUpper(hex.EncodeToString(h.Sum(nil)))

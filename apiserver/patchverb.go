@@ -26,10 +26,17 @@ func (s *Server) patch(ctx context.Context, c *call, t types.PatchType, data []b
 		return nil, false, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "PatchOptions"}, "", errs)
 	}
 	switch t {
-	case types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType:
+	case types.JSONPatchType, types.MergePatchType:
+	case types.StrategicMergePatchType:
+		if c.kind.Custom {
+			return nil, false, patch.UnsupportedOf(types.JSONPatchType, types.MergePatchType, types.ApplyYAMLPatchType)
+		}
 	case types.ApplyYAMLPatchType:
 		return s.apply(ctx, c, data, o)
 	default:
+		if c.kind.Custom {
+			return nil, false, patch.UnsupportedOf(types.JSONPatchType, types.MergePatchType, types.ApplyYAMLPatchType)
+		}
 		return nil, false, patch.Unsupported(true)
 	}
 	door, err := s.door(c)
@@ -37,7 +44,7 @@ func (s *Server) patch(ctx context.Context, c *call, t types.PatchType, data []b
 		return nil, false, err
 	}
 	warned := false
-	ch := change{door: door, dryRun: isDryRun(o.DryRun), warnings: c.sub == "", manager: o.FieldManager,
+	ch := change{door: door, options: &o, dryRun: isDryRun(o.DryRun), warnings: c.sub == "", manager: o.FieldManager,
 		make: func(old kind.Object) (kind.Object, error) {
 			out := c.kind.New()
 			strictErrors, err := s.applyPatch(c, t, data, old, out, c.kind.GVK(), o.FieldValidation)
@@ -86,10 +93,31 @@ func (s *Server) applyPatch(c *call, t types.PatchType, data []byte, old, out ru
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", d.GVK.GroupVersion(), gvk.GroupVersion()))
 	}
 	warnings = append(warnings, d.Strict...)
+	if c.kind.Coerce != nil && gvk == c.kind.GVK() {
+		more, err := coerce(c.kind, out.(kind.Object), strict)
+		if err != nil {
+			return nil, err
+		}
+		warnings = append(warnings, more...)
+	}
 	if validation == metav1.FieldValidationStrict && len(warnings) > 0 {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("error when creating patch: %v", runtime.NewStrictDecodingError(warnings)))
 	}
 	return warnings, nil
+}
+
+// coerce brings a custom object into the form of its schema; unknown fields come
+// back as errors when strict is set.
+func coerce(k *kind.Kind, obj kind.Object, strict bool) ([]error, error) {
+	unknown, err := k.Coerce(obj, strict)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	var out []error
+	for _, path := range unknown {
+		out = append(out, fmt.Errorf("unknown field %q", path))
+	}
+	return out, nil
 }
 
 // scaleOf is the Scale of an object.
@@ -111,7 +139,7 @@ func (s *Server) setScale(ctx context.Context, c *call, next func(*autoscalingv1
 		return nil, notFound(c, c.name)
 	}
 	through := *c
-	ch := change{door: mainDoor(c.kind.Root()), dryRun: isDryRun(dryRun), make: func(old kind.Object) (kind.Object, error) {
+	ch := change{door: mainDoor(working(c.kind)), dryRun: isDryRun(dryRun), make: func(old kind.Object) (kind.Object, error) {
 		now := scaleOf(c.kind, old)
 		sc, err := next(now.DeepCopy())
 		if err != nil {

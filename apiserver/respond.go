@@ -200,16 +200,11 @@ func (q *request) table(k *kind.Kind, items []kind.Object, meta metav1.ListMeta)
 
 // sendList answers with a list, writing large ones as it encodes them.
 func (q *request) sendList(code int, k *kind.Kind, l *listing) error {
-	if k.Stored != nil {
-		items := make([]kind.Object, len(l.items))
-		for i, obj := range l.items {
-			var err error
-			if items[i], err = served(k, obj); err != nil {
-				return err
-			}
-		}
-		l.items = items
+	items, err := servedList(k, l.items)
+	if err != nil {
+		return err
 	}
+	l.items = items
 	meta := l.meta()
 	switch q.choice.As {
 	case wire.AsTable:
@@ -224,7 +219,7 @@ func (q *request) sendList(code int, k *kind.Kind, l *listing) error {
 		return q.send(code, table.PartialList(l.items, meta, q.choice.MetaVersion()), q.metaGVK("PartialObjectMetadataList"))
 	}
 	gvk := k.GVK()
-	gvk.Kind += "List"
+	gvk.Kind = k.ListOf()
 	if q.entry.WantsResponse() {
 		var all bytes.Buffer
 		if err := writeJSONList(&all, gvk, q.audited(l.items), meta); err == nil {

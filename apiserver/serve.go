@@ -136,6 +136,9 @@ func (q *request) decode(obj runtime.Object, gvk schema.GroupVersionKind, valida
 	if err != nil {
 		return err
 	}
+	if _, ok := obj.(wire.Proto); !ok && f == wire.Protobuf {
+		return unsupportedBody(wire.JSONType + ", " + wire.YAMLType)
+	}
 	data, done, err := q.body()
 	if err != nil {
 		return err
@@ -162,6 +165,15 @@ func (q *request) decode(obj runtime.Object, gvk schema.GroupVersionKind, valida
 		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: converting (%s) to (%s): unknown conversion", got.Kind, got.Version, gvk.Kind, got.Kind, gvk.Kind))
 	}
 	obj.GetObjectKind().SetGroupVersionKind(gvk)
+	if k := q.route.kind; k != nil && k.Coerce != nil && gvk == k.GVK() {
+		if custom, ok := obj.(kind.Object); ok {
+			more, err := coerce(k, custom, validation != metav1.FieldValidationIgnore)
+			if err != nil {
+				return err
+			}
+			d.Strict = append(d.Strict, more...)
+		}
+	}
 	q.entry.Object(obj)
 	if len(d.Strict) > 0 {
 		if validation == metav1.FieldValidationStrict {
@@ -299,6 +311,11 @@ func (q *request) serveScale(ctx context.Context, c *call) error {
 		obj, e := q.s.get(ctx, c, metav1.GetOptions{ResourceVersion: q.query.Get("resourceVersion")})
 		if e != nil {
 			return e
+		}
+		if c.kind.Scale.Check != nil {
+			if err := c.kind.Scale.Check(obj); err != nil {
+				return err
+			}
 		}
 		sc = scaleOf(c.kind, obj)
 	case "update":

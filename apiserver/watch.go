@@ -152,6 +152,9 @@ func (w *source) run(ctx context.Context, emit func([]event) error) error {
 		} else if err != nil {
 			return err
 		}
+		if w.c.kind.Custom && len(changes) == 0 && w.isStale() {
+			return nil // the definition has changed: the client comes again
+		}
 		batch = batch[:0]
 		for _, ch := range changes {
 			if e, ok := w.select1(ch); ok {
@@ -204,6 +207,13 @@ func (w *source) run(ctx context.Context, emit func([]event) error) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// isStale says that the version is not served any more as it was when the watch
+// began.
+func (w *source) isStale() bool {
+	row := w.s.kinds().ByResource(w.c.kind.GVR())
+	return row == nil || row.Extension != w.c.kind.Extension
 }
 
 // markHere is a bookmark at the newest revision, if nothing of this watch lies

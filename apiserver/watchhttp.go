@@ -107,7 +107,7 @@ func (e *watchEncoder) make(ev event, key frameKey) ([]byte, error) {
 
 // serveWatch streams a watch over HTTP or WebSocket.
 func (q *request) serveWatch(ctx context.Context, c *call) error {
-	choice, ok := wire.Negotiate(q.r.Header.Get("Accept"), true, false)
+	choice, ok := wire.Negotiate(q.accept(), true, false)
 	if !ok || choice.Format == wire.YAML || choice.As == wire.AsPartialList {
 		return notAcceptable(wire.JSONType + ";stream=watch, " + wire.ProtobufType + ";stream=watch")
 	}

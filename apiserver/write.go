@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -49,7 +51,9 @@ func decodeKV(k *kind.Kind, kv store.KV) (kind.Object, error) {
 // until reads see it.
 func (s *Server) put(ctx context.Context, c *call, obj kind.Object, expect int64, guards ...admit.Guard) error {
 	k := c.kind.Root()
-	obj.GetObjectKind().SetGroupVersionKind(k.GVK())
+	if !k.Custom {
+		obj.GetObjectKind().SetGroupVersionKind(k.GVK())
+	}
 	value, err := storedBytes(k, obj)
 	if err != nil {
 		return err
@@ -140,11 +144,15 @@ func (s *Server) createOnce(ctx context.Context, c *call, obj kind.Object, o met
 	if obj.GetResourceVersion() != "" && obj.GetResourceVersion() != "0" {
 		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 	}
+	if c.kind.Closed != "" {
+		return nil, apierrors.NewForbidden(c.kind.GroupResource(), obj.GetName(), errors.New(c.kind.Closed))
+	}
 	dry := isDryRun(o.DryRun)
 	if c.kind.Default != nil {
 		c.kind.Default(obj)
 	}
-	if c.kind.Stored != nil && c.kind.Validate != nil {
+	k := working(c.kind)
+	if k != c.kind && c.kind.Validate != nil {
 		// The stored twin may be laxer than the version that was sent.
 		trial := obj.DeepCopyObject().(kind.Object)
 		s.fillSystemFields(c, trial)
@@ -158,13 +166,14 @@ func (s *Server) createOnce(ctx context.Context, c *call, obj kind.Object, o met
 			return nil, invalid(c.kind, trial.GetName(), errs)
 		}
 	}
-	obj, err := toStored(c.kind, obj)
-	if err != nil {
-		return nil, err
-	}
-	k := c.kind.Root()
-	if k != c.kind && k.Default != nil {
-		k.Default(obj)
+	if k != c.kind {
+		var err error
+		if obj, err = toStored(c.kind, obj); err != nil {
+			return nil, err
+		}
+		if k.Default != nil {
+			k.Default(obj)
+		}
 	}
 	s.fillSystemFields(c, obj)
 	obj.SetManagedFields(managed)
@@ -175,7 +184,7 @@ func (s *Server) createOnce(ctx context.Context, c *call, obj kind.Object, o met
 	if err := s.fresh(ctx); err != nil {
 		return nil, err
 	}
-	r := &admit.Request{Kind: k, Operation: admit.Create, User: c.user, Namespace: obj.GetNamespace(), Name: obj.GetName(),
+	r := &admit.Request{Kind: k.Root(), Served: c.kind, Options: &o, Operation: admit.Create, User: c.user, Namespace: obj.GetNamespace(), Name: obj.GetName(),
 		Object: obj, DryRun: dry, Now: s.clock.Now(), Snapshot: s.view.Snapshot(), Warn: c.warn}
 	if err := s.mutate(ctx, r); err != nil {
 		return nil, err
@@ -218,9 +227,17 @@ func (s *Server) createOnce(ctx context.Context, c *call, obj kind.Object, o met
 		return served(c.kind, obj)
 	}
 	for try := 0; ; try++ {
-		err = s.put(ctx, c, obj, store.Absent, r.Guards...)
+		if err = s.stillOpen(c); err != nil {
+			break
+		}
+		var stored kind.Object
+		if stored, err = toStorage(c.kind, obj); err != nil {
+			release()
+			return nil, err
+		}
+		err = s.put(ctx, c, stored, store.Absent, r.Guards...)
 		if err == nil {
-			return served(c.kind, obj)
+			return served(c.kind, stored)
 		}
 		if errors.Is(err, store.ErrExists) && generated && try < 7 {
 			obj.SetName(s.generateName(obj.GetGenerateName()))
@@ -280,6 +297,8 @@ type change struct {
 	// who changed them.
 	applied bool
 	manager string
+	// options that the client sent, for admission.
+	options runtime.Object
 }
 
 // mainDoor is the row's own way of updating.
@@ -290,10 +309,42 @@ func mainDoor(k *kind.Kind) *kind.Door {
 // maxTries bounds how often an unconditional change meets faster writers.
 const maxTries = 64
 
+// working is the row by whose rules an object is admitted and checked: its root,
+// but for custom kinds the version that the client uses.
+func working(k *kind.Kind) *kind.Kind {
+	if k.Custom {
+		return k
+	}
+	return k.Root()
+}
+
+// stillOpen: a kind may have gone, or begun to go, while an object was admitted.
+func (s *Server) stillOpen(c *call) error {
+	if !c.kind.Custom {
+		return nil
+	}
+	row := s.kinds().ByResource(c.kind.GVR())
+	switch {
+	case row == nil:
+		return apierrors.NewGenericServerResponse(404, "", schema.GroupResource{}, "", "the server could not find the requested resource", 0, false)
+	case row.Closed != "":
+		return apierrors.NewForbidden(c.kind.GroupResource(), c.name, errors.New(row.Closed))
+	}
+	return nil
+}
+
+// toStorage converts an object that was admitted to the form in which it is stored.
+func toStorage(k *kind.Kind, obj kind.Object) (kind.Object, error) {
+	if !k.Custom || k.ToStored == nil {
+		return obj, nil
+	}
+	return k.ToStored(obj)
+}
+
 // modify carries a change out: read, make, admit, check, write, and again when
 // somebody else was faster.
 func (s *Server) modify(ctx context.Context, c *call, ch change) (obj kind.Object, created bool, err error) {
-	k := c.kind.Root()
+	k := working(c.kind)
 	for try := 0; ; try++ {
 		if err := s.fresh(ctx); err != nil {
 			return nil, false, err
@@ -328,20 +379,25 @@ func (s *Server) modify(ctx context.Context, c *call, ch change) (obj kind.Objec
 		if c.kind.Default != nil {
 			c.kind.Default(obj)
 		}
-		if c.kind.Stored != nil && ch.door != nil && c.sub == "" && c.kind.ValidateUpdate != nil {
+		if k != c.kind && ch.door != nil && c.sub == "" && c.kind.ValidateUpdate != nil {
 			if errs := c.kind.ValidateUpdate(obj, oldServed); len(errs) > 0 {
 				return nil, false, invalid(c.kind, c.name, errs)
 			}
 		}
-		if obj, err = toStored(c.kind, obj); err != nil {
-			return nil, false, err
+		before := old
+		if k != c.kind {
+			if obj, err = toStored(c.kind, obj); err != nil {
+				return nil, false, err
+			}
+			if k.Default != nil {
+				k.Default(obj)
+			}
+		} else {
+			before = oldServed
 		}
-		if k != c.kind && k.Default != nil {
-			k.Default(obj)
-		}
-		r := &admit.Request{Kind: k, Sub: c.sub, Operation: admit.Update, User: c.user, Namespace: c.namespace, Name: c.name,
-			Object: obj, Old: old, DryRun: ch.dryRun, Now: s.clock.Now(), Snapshot: snap, Warn: c.warn}
-		obj, written, err := s.modifyOnce(ctx, c, ch, r, conditional)
+		r := &admit.Request{Kind: k.Root(), Served: c.kind, Options: ch.options, Sub: c.sub, Operation: admit.Update, User: c.user, Namespace: c.namespace, Name: c.name,
+			Object: obj, Old: before, DryRun: ch.dryRun, Now: s.clock.Now(), Snapshot: snap, Warn: c.warn}
+		obj, written, err := s.modifyOnce(ctx, c, ch, r, old)
 		if err == nil {
 			if !written {
 				obj = old
@@ -365,8 +421,8 @@ func (s *Server) modify(ctx context.Context, c *call, ch change) (obj kind.Objec
 }
 
 // modifyOnce is one attempt: its conflicts are the store's errors.
-func (s *Server) modifyOnce(ctx context.Context, c *call, ch change, r *admit.Request, conditional bool) (obj kind.Object, written bool, err error) {
-	k, old := c.kind.Root(), r.Old
+func (s *Server) modifyOnce(ctx context.Context, c *call, ch change, r *admit.Request, stored kind.Object) (obj kind.Object, written bool, err error) {
+	k, old := working(c.kind), r.Old
 	if err := s.mutate(ctx, r); err != nil {
 		return nil, false, err
 	}
@@ -404,7 +460,11 @@ func (s *Server) modifyOnce(ctx context.Context, c *call, ch change, r *admit.Re
 	}
 	obj.SetResourceVersion(old.GetResourceVersion())
 	obj.GetObjectKind().SetGroupVersionKind(old.GetObjectKind().GroupVersionKind())
-	expect := objectVersion(old)
+	expect := objectVersion(stored)
+	if obj, err = toStorage(c.kind, obj); err != nil {
+		release()
+		return nil, false, err
+	}
 	if goesNow(obj) {
 		if err := s.remove(ctx, c, obj, expect); err != nil {
 			release()
@@ -412,10 +472,12 @@ func (s *Server) modifyOnce(ctx context.Context, c *call, ch change, r *admit.Re
 		}
 		return obj, true, nil
 	}
-	if apiequality.Semantic.DeepEqual(obj, old) {
-		release()
-		// The view may be behind: only the store knows whether this is the newest.
-		return old, false, nil
+	if apiequality.Semantic.DeepEqual(obj, stored) {
+		stale, err := s.stale(ctx, k, obj, expect)
+		if err != nil || !stale {
+			release()
+			return stored, false, err
+		}
 	}
 	if err := s.put(ctx, c, obj, expect, r.Guards...); err != nil {
 		if !errors.Is(err, store.ErrUnavailable) {
@@ -424,6 +486,22 @@ func (s *Server) modifyOnce(ctx context.Context, c *call, ch change, r *admit.Re
 		return nil, false, err
 	}
 	return obj, true, nil
+}
+
+// stale says that writing an object again, though nothing in it changed, changes
+// what is stored: an older version, defaults that were not there yet, another key.
+func (s *Server) stale(ctx context.Context, k *kind.Kind, obj kind.Object, revision int64) (bool, error) {
+	kv, _, err := s.store.Get(ctx, k.StoreKey(obj.GetNamespace(), obj.GetName()), 0)
+	if errors.Is(err, store.ErrNotFound) || err == nil && kv.ModRevision != revision {
+		return true, nil // the write will tell
+	}
+	if err != nil {
+		return false, err
+	}
+	again := obj.DeepCopyObject().(kind.Object)
+	again.GetObjectKind().SetGroupVersionKind(k.GVK())
+	value, err := storedBytes(k, again)
+	return kv.Stale || !bytes.Equal(value, kv.Value), err
 }
 
 // goesNow says that a write has taken away the last thing that kept a deleted
@@ -517,7 +595,7 @@ func (s *Server) update(ctx context.Context, c *call, obj kind.Object, o metav1.
 		return nil, false, err
 	}
 	first := true
-	ch := change{door: door, dryRun: isDryRun(o.DryRun), needVersion: true, warnings: c.sub == "", manager: o.FieldManager,
+	ch := change{door: door, options: &o, dryRun: isDryRun(o.DryRun), needVersion: true, warnings: c.sub == "", manager: o.FieldManager,
 		make: func(kind.Object) (kind.Object, error) {
 			if first {
 				first = false
@@ -557,7 +635,7 @@ func (s *Server) update(ctx context.Context, c *call, obj kind.Object, o metav1.
 
 // door finds the way that a subresource takes into the object.
 func (s *Server) door(c *call) (*kind.Door, error) {
-	k := c.kind.Root()
+	k := working(c.kind)
 	switch c.sub {
 	case "":
 		return mainDoor(k), nil

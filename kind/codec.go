@@ -36,7 +36,7 @@ func EncodeStored(k *Kind, obj Object) ([]byte, error) {
 		}
 	}
 	m, ok := obj.(protoMessage)
-	if !ok {
+	if !ok || root.StoredJSON {
 		var v any = obj
 		if u, ok := obj.(*unstructured.Unstructured); ok {
 			v = u.Object

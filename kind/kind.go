@@ -50,6 +50,7 @@ const (
 type Kind struct {
 	Group, Version, Kind string
 	Plural, Singular     string
+	ListKind             string // of custom kinds; "": Kind with "List" behind it
 	ShortNames           []string
 	Categories           []string
 	Scope                Scope
@@ -197,6 +198,14 @@ func (k *Kind) GVR() schema.GroupVersionResource {
 }
 func (k *Kind) GroupResource() schema.GroupResource {
 	return schema.GroupResource{Group: k.Group, Resource: k.Plural}
+}
+
+// ListOf is the kind of a list of k.
+func (k *Kind) ListOf() string {
+	if k.ListKind != "" {
+		return k.ListKind
+	}
+	return k.Kind + "List"
 }
 
 // Root is the row under which objects of k are stored.

@@ -21,6 +21,9 @@ func TestRandomObjects(t *testing.T) {
 	for seed := range int64(20) {
 		filler := fuzzer.FuzzerFor(fuzzer.MergeFuzzerFuncs(metafuzzer.Funcs, flatSchemas), rand.NewSource(seed), codecs)
 		for _, k := range whole() {
+			if k == CustomResourceDefinition {
+				continue // schemas contain schemas without end: random ones have no size
+			}
 			obj := k.New()
 			filler.Fill(obj)
 			obj.GetObjectKind().SetGroupVersionKind(k.GVK())

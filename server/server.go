@@ -31,6 +31,7 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	utilversion "k8s.io/apimachinery/pkg/version"
 
 	"proa.dev/act"
@@ -39,6 +40,8 @@ import (
 	"proa.dev/apiserver/audit"
 	"proa.dev/apiserver/auth"
 	"proa.dev/apiserver/auth/access"
+	"proa.dev/apiserver/extend/crd"
+	"proa.dev/apiserver/extend/hook"
 	"proa.dev/apiserver/fair"
 	"proa.dev/client"
 	"proa.dev/client/record"
@@ -46,6 +49,7 @@ import (
 	"proa.dev/cluster/pki"
 	"proa.dev/cluster/signer"
 	"proa.dev/control"
+	"proa.dev/control/customresource"
 	"proa.dev/control/parts"
 	"proa.dev/env"
 	"proa.dev/internal/group"
@@ -93,8 +97,10 @@ type Config struct {
 	// check them besides.
 	TokenKey        crypto.Signer
 	TokenVerifyKeys []crypto.PublicKey
-	// Services is the network of cluster IPs.
-	Services netip.Prefix
+	// Services is the network of cluster IPs; node ports are [PortFirst, PortEnd) (0:
+	// upstream's).
+	Services           netip.Prefix
+	PortFirst, PortEnd int32
 	// First are the objects that each start completes; API, APIPort, CA and PublicURL
 	// are the caller's, the rest follows from Services where it is not set.
 	First first.Config
@@ -118,6 +124,10 @@ type Config struct {
 	// Issuer and Audiences of service account tokens ("": Issuer; nil: the issuer).
 	Issuer    string
 	Audiences []string
+	// AlsoIssuers, MaxTokenExpiration and JWKSURI are ServiceAccountTokens'.
+	AlsoIssuers        []string
+	MaxTokenExpiration time.Duration
+	JWKSURI            string
 	// Authorization modes in order: Node, RBAC, AlwaysAllow, AlwaysDeny, Webhook. Nil:
 	// Node, RBAC, or what Access has a file for. Authorizers come before them.
 	Authorization []string
@@ -294,6 +304,7 @@ func (s *Server) assemble() error {
 	s.Tokens = &auth.ServiceAccountTokens{Issuer: c.Issuer, Audiences: c.Audiences, Key: c.TokenKey, VerifyKeys: c.TokenVerifyKeys, Now: c.Clock.Now,
 		Snapshot: s.View.Snapshot, NewID: func() string { return newUUID(c.Rand) }}
 	s.Tokens.Extend = true
+	s.Tokens.AlsoIssuers, s.Tokens.MaxExpiration, s.Tokens.JWKSURI = c.AlsoIssuers, c.MaxTokenExpiration, c.JWKSURI
 	ac := c.Access
 	ac.View, ac.Clock, ac.Log, ac.ServiceAccounts, ac.Audiences, ac.BootstrapTokens = s.View, c.Clock, c.Log, s.Tokens, c.Audiences, true
 	ac.Authenticators, ac.Authorizers = append(ac.Authenticators, c.Authenticators...), append(ac.Authorizers, c.Authorizers...)
@@ -315,7 +326,7 @@ func (s *Server) assemble() error {
 		tokens = held
 	}
 	meter := apiserver.NewMeter()
-	chain, err := Admission{Meter: meter, Tokens: tokens, View: s.View, Rand: c.Rand, Authz: s.Authz, Rules: s.access, Services: c.Services, Log: c.Log,
+	chain, err := Admission{Meter: meter, Tokens: tokens, View: s.View, Rand: c.Rand, Authz: s.Authz, Rules: s.access, Services: c.Services, PortFirst: c.PortFirst, PortEnd: c.PortEnd, Log: c.Log,
 		Enable: c.EnableAdmission, Disable: c.DisableAdmission}.Chain()
 	if err != nil {
 		return err

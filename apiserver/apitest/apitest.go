@@ -17,11 +17,17 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/rest"
 
 	"proa.dev/apiserver"
 	"proa.dev/apiserver/auth"
+	"proa.dev/apiserver/extend/crd"
+	"proa.dev/apiserver/extend/hook"
+	"proa.dev/client"
+	"proa.dev/control"
+	"proa.dev/control/customresource"
 	"proa.dev/env"
 	"proa.dev/kind"
 	"proa.dev/store"
@@ -119,6 +125,8 @@ func Start(t testing.TB, change func(*apiserver.Config)) *Cluster {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	f := feed.New(cfg.Store, cfg.View, kind.DecodeStored, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	hooks := hook.New(hook.Config{View: cfg.View})
+	f.Extend(kind.CustomResourceDefinition, crd.New(crd.Config{Caller: hooks, UID: uuid.NewUUID}).Kinds)
 	if err := f.Load(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -131,6 +139,10 @@ func Start(t testing.TB, change func(*apiserver.Config)) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	rt := control.New(control.Config{Parts: customresource.Parts(), View: cfg.View, Clock: env.SystemClock(), Workers: 2,
+		Log:    slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Client: func(string) client.Client { return s.Local(Admin) }})
+	running.Go(func() { rt.Run(ctx) })
 	hs := httptest.NewUnstartedServer(s.Handler())
 	hs.EnableHTTP2 = true
 	hs.StartTLS()

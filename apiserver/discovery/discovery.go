@@ -108,6 +108,14 @@ func resources(t *kind.Table, group, ver string) []resource {
 // to learn that it changed.
 func storageHash(k *kind.Kind) string {
 	r := k.Root()
+	if k.Custom {
+		// The root has no version of its own: objects are stored in that of the
+		// definition, which the extension of the row knows.
+		if v, ok := k.Extension.(interface{ StorageVersion() string }); ok {
+			sum := sha256.Sum256([]byte(r.Group + "/" + v.StorageVersion() + "/" + r.Kind))
+			return base64.StdEncoding.EncodeToString(sum[:])[:12]
+		}
+	}
 	sum := sha256.Sum256([]byte(r.Group + "/" + r.Version + "/" + r.Kind))
 	return base64.StdEncoding.EncodeToString(sum[:])[:12]
 }

@@ -108,9 +108,13 @@ var exchanged = map[string]func() any{
 
 func (b *builder) row(k *kind.Kind, paths object) {
 	gvk := k.GVK()
-	self := b.add(k.New(), gvk)
-	var list object
-	if k.NewList != nil {
+	var self, list object
+	if k.Custom {
+		self, list = b.custom(k)
+	} else {
+		self = b.add(k.New(), gvk)
+	}
+	if k.NewList != nil && !k.Custom {
 		lgvk := gvk
 		lgvk.Kind += "List"
 		list = b.add(k.NewList(), lgvk)
@@ -293,9 +297,15 @@ func (b *builder) op(k *kind.Kind, gvk schema.GroupVersionKind, deed, action, sc
 	if sub != "" {
 		o["description"] = fmt.Sprintf("%s %s of the specified %s", deed, sub, k.Kind)
 	}
-	accepts := mediaTypes
+	accepts, mediaTypes := mediaTypes, mediaTypes
+	if k.Custom && gvk.Group == k.Group {
+		mediaTypes = mediaTypes[:2]
+		accepts = mediaTypes
+	}
 	if action == "patch" {
-		accepts = patchTypes
+		if accepts = patchTypes; k.Custom {
+			accepts = patchTypes[:3] // no strategic merge
+		}
 	}
 	ps := b.params(append([]parameter(nil), params...)...)
 	codes := object{"401": object{"description": "Unauthorized"}}
@@ -349,7 +359,7 @@ func (b *builder) op(k *kind.Kind, gvk schema.GroupVersionKind, deed, action, sc
 	if !b.v3 {
 		o["consumes"], o["produces"], o["schemes"] = []string{"*/*"}, mediaTypes, []string{"https"}
 		if action == "patch" {
-			o["consumes"] = patchTypes
+			o["consumes"] = accepts
 		}
 	}
 	return o

@@ -162,6 +162,16 @@ func Accepted(apply bool) []string {
 	return list
 }
 
+// UnsupportedOf is the 415 answer where only these types are accepted.
+func UnsupportedOf(accepted ...types.PatchType) error {
+	var list []string
+	for _, t := range accepted {
+		list = append(list, string(t))
+	}
+	return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: 415, Reason: metav1.StatusReasonUnsupportedMediaType,
+		Message: "the body of the request was in an unknown format - accepted media types include: " + strings.Join(list, ", ")}}
+}
+
 // Unsupported is the 415 answer to a patch of another type.
 func Unsupported(apply bool) error {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: 415, Reason: metav1.StatusReasonUnsupportedMediaType,

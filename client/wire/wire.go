@@ -16,9 +16,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	kjson "sigs.k8s.io/json"
@@ -80,6 +82,19 @@ type protoDecoder interface{ Unmarshal([]byte) error }
 func Typed(obj runtime.Object, gvk schema.GroupVersionKind) runtime.Object {
 	if obj.GetObjectKind().GroupVersionKind() == gvk {
 		return obj
+	}
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		// Items of custom kinds keep theirs; the content is shared, so only the top is
+		// copied.
+		if gvk.Empty() {
+			return obj
+		}
+		c := &unstructured.Unstructured{Object: maps.Clone(u.Object)}
+		if c.Object == nil {
+			c.Object = map[string]any{}
+		}
+		c.SetGroupVersionKind(gvk)
+		return c
 	}
 	v := reflect.ValueOf(obj)
 	if v.Kind() != reflect.Pointer || v.IsNil() {
@@ -232,16 +247,26 @@ func Decode(f Format, data []byte, obj runtime.Object, strict bool) (Decoded, er
 		}
 		data = j
 	}
+	target := any(obj)
+	u, isCustom := obj.(*unstructured.Unstructured)
+	if isCustom {
+		// Its own decoder would neither report duplicates nor take a body without kind.
+		u.Object = nil
+		target = &u.Object
+	}
 	if strict {
-		errs, err := kjson.UnmarshalStrict(data, obj)
+		errs, err := kjson.UnmarshalStrict(data, target)
 		if err != nil {
 			d.GVK = Sniff(data)
 			return d, err
 		}
 		d.Strict = append(d.Strict, errs...)
-	} else if err := kjson.UnmarshalCaseSensitivePreserveInts(data, obj); err != nil {
+	} else if err := kjson.UnmarshalCaseSensitivePreserveInts(data, target); err != nil {
 		d.GVK = Sniff(data)
 		return d, err
+	}
+	if isCustom && u.Object == nil {
+		u.Object = map[string]any{}
 	}
 	d.GVK = obj.GetObjectKind().GroupVersionKind()
 	return d, nil
