@@ -56,6 +56,21 @@ type Settings struct {
 	Mirrors map[string][]Mirror `json:"mirrors,omitempty"`
 	// ExtraNames are more DNS names or addresses of the API server's certificate.
 	ExtraNames []string `json:"extraNames,omitempty"`
+	// Etcd carries the state, for several servers; default: the data directory does.
+	Etcd *Etcd `json:"etcd,omitempty"`
+}
+
+// Etcd is an etcd cluster of version 3.5 or newer.
+type Etcd struct {
+	// Servers are the endpoints: https://10.0.0.1:2379.
+	Servers []string `json:"servers"`
+	// Prefix of all keys; default /registry.
+	Prefix string `json:"prefix,omitempty"`
+	// CAFile is the authority of the servers' certificates (default: the system's);
+	// CertFile and KeyFile a client certificate. All are PEM.
+	CAFile   string `json:"caFile,omitempty"`
+	CertFile string `json:"certFile,omitempty"`
+	KeyFile  string `json:"keyFile,omitempty"`
 }
 
 // Mirror of a registry.
@@ -87,6 +102,8 @@ type Card struct {
 	KubeletPort    int    `json:"kubeletPort"`
 	MaxPods        int    `json:"maxPods"`
 	NoNode         bool   `json:"noNode,omitempty"`
+	// Etcd carries the state; nil: the data directory does.
+	Etcd *Etcd `json:"etcd,omitempty"`
 	// Kubeconfig is the file that the context was merged into, and its owner.
 	Kubeconfig         string `json:"kubeconfig,omitempty"`
 	KubeconfigUID      int    `json:"kubeconfigUID,omitempty"`
@@ -195,12 +212,17 @@ func (c Cluster) Prepare(s Settings) (Card, error) {
 		if card.Name != c.Name {
 			return card, fmt.Errorf("data directory %q: it holds the cluster %q, not %q; name that one with --name, or choose another directory with --data-dir", c.DataDir, card.Name, c.Name)
 		}
-		return card, contradicts(card, s)
+		if err := contradicts(card, s); err != nil || s.Etcd == nil {
+			return card, err
+		}
+		// Endpoints and certificates may change.
+		card.Etcd = s.Etcd
+		return card, c.Save(card)
 	}
 	if !errors.Is(err, os.ErrNotExist) {
 		return Card{}, err
 	}
-	card = Card{Name: c.Name, Node: s.Node, PodNetwork: s.PodNetwork, ServiceNetwork: s.ServiceNetwork, APIPort: s.APIPort, KubeletPort: s.KubeletPort, MaxPods: s.MaxPods, NoNode: s.NoNode}
+	card = Card{Name: c.Name, Node: s.Node, PodNetwork: s.PodNetwork, ServiceNetwork: s.ServiceNetwork, APIPort: s.APIPort, KubeletPort: s.KubeletPort, MaxPods: s.MaxPods, NoNode: s.NoNode, Etcd: s.Etcd}
 	if card.Node == "" {
 		host, err := os.Hostname()
 		if err != nil {
@@ -322,6 +344,12 @@ func contradicts(card Card, s Settings) error {
 	}
 	if s.NoNode && !card.NoNode {
 		return errors.New("--no-node: this cluster was created with a node on this machine and keeps it; leave the flag out, or create another cluster with --name")
+	}
+	if s.Etcd != nil && card.Etcd == nil {
+		return errors.New("--etcd-servers: this cluster was created with its state in the data directory and keeps it; create another cluster with --name")
+	}
+	if s.Etcd != nil && strings.Trim(s.Etcd.Prefix, "/") != strings.Trim(card.Etcd.Prefix, "/") {
+		return fmt.Errorf("--etcd-prefix %q: this cluster was created with %q and keeps it", s.Etcd.Prefix, card.Etcd.Prefix)
 	}
 	for _, f := range []struct{ name, was, now string }{
 		{"--node", card.Node, s.Node},

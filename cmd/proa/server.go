@@ -24,6 +24,7 @@ import (
 	"proa.dev/internal/group"
 	"proa.dev/kind"
 	core "proa.dev/server"
+	"proa.dev/store/etcd"
 	"proa.dev/view"
 )
 
@@ -139,8 +140,13 @@ func (s *server) startCore(services netip.Prefix) error {
 		return pki.Names{CommonName: "kube-apiserver-kubelet-client", Organizations: []string{auth.Masters}, Client: true}
 	})
 	nodes := &nodeTransport{tls: &tls.Config{RootCAs: s.ca.Pool(), GetClientCertificate: nodeClient.GetClientCertificate, MinVersion: tls.VersionTLS12}}
+	opener, err := s.opener()
+	if err != nil {
+		listener.Close()
+		return err
+	}
 	s.core, err = core.New(s.group.Context(), core.Config{
-		Clock: s.clock, Rand: s.rand, Log: s.log, Store: core.Disk(s.cl.Path("store")), Authority: s.ca, Services: services,
+		Clock: s.clock, Rand: s.rand, Log: s.log, Store: opener, Authority: s.ca, Services: services,
 		First: s.firstObjects(), Nodes: nodes, Host: s.card.Node, Step: s.took,
 		Listeners: []core.Listener{{Listener: listener, TLS: core.ServingTLS(serving.GetCertificate)}},
 	})
@@ -162,6 +168,22 @@ func (s *server) startCore(services netip.Prefix) error {
 	return nil
 }
 
+// opener is where the state is.
+func (s *server) opener() (core.Opener, error) {
+	e := s.card.Etcd
+	if e == nil {
+		return core.Disk(s.cl.Path("store")), nil
+	}
+	c := etcd.Config{Endpoints: e.Servers, Prefix: e.Prefix}
+	if e.CAFile != "" || e.CertFile != "" || e.KeyFile != "" {
+		var err error
+		if c.TLS, err = etcd.ClientTLS(e.CAFile, e.CertFile, e.KeyFile); err != nil {
+			return nil, err
+		}
+	}
+	return core.Etcd(c), nil
+}
+
 func (s *server) firstObjects() first.Config {
 	c := first.Config{
 		API: cluster.HostAddress(), APIPort: int32(s.card.APIPort),
@@ -172,6 +194,9 @@ func (s *server) firstObjects() first.Config {
 		// machine moves to.
 		gw := gateway(s.card)
 		c.API, c.DNS, c.DNSPort = gw, gw, 53
+		if s.card.Etcd != nil {
+			c.API = cluster.HostAddress() // other machines have to reach it
+		}
 	}
 	return c
 }

@@ -35,6 +35,7 @@ const progressFD = 3
 
 func upCommand(o *options) *cobra.Command {
 	var s cluster.Settings
+	var e cluster.Etcd
 	var config, kubeconfigPath string
 	var foreground, child bool
 	var extra []string
@@ -50,10 +51,14 @@ The file of --config is YAML with the same settings as the flags:
   podNetwork: 10.244.0.0/16
   maxPods: 250
   mirrors:
-    docker.io: [{endpoint: "http://127.0.0.1:5000", insecure: true}]`,
+    docker.io: [{endpoint: "http://127.0.0.1:5000", insecure: true}]
+  etcd: {servers: ["https://10.0.0.1:2379"], caFile: /etc/etcd/ca.crt, certFile: /etc/etcd/client.crt, keyFile: /etc/etcd/client.key}`,
 		Example: "  proa up\n  proa up --name test --no-node\n  proa up --foreground        # for systemd and containers",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if len(e.Servers) > 0 || e.Prefix+e.CAFile+e.CertFile+e.KeyFile != "" {
+				s.Etcd = &e
+			}
 			set, err := settings(config, s)
 			if err != nil {
 				return err
@@ -92,6 +97,11 @@ The file of --config is YAML with the same settings as the flags:
 	f.IntVar(&s.KubeletPort, "kubelet-port", 0, "HTTPS port of the node (default: the first free from 10250)")
 	f.IntVar(&s.MaxPods, "max-pods", 0, "most pods on this node (default 250)")
 	f.StringSliceVar(&extra, "tls-san", nil, "more names or addresses for the API's certificate")
+	f.StringSliceVar(&e.Servers, "etcd-servers", nil, "keep the state in this etcd (v3.5 or newer) instead of the data directory, as https://10.0.0.1:2379,...")
+	f.StringVar(&e.Prefix, "etcd-prefix", "", "prefix of all keys in etcd (default /registry)")
+	f.StringVar(&e.CAFile, "etcd-cafile", "", "authority of etcd's certificates (default: the system's)")
+	f.StringVar(&e.CertFile, "etcd-certfile", "", "client certificate for etcd")
+	f.StringVar(&e.KeyFile, "etcd-keyfile", "", "key of the client certificate for etcd")
 	f.BoolVar(&child, "as-server", false, "")
 	f.MarkHidden("as-server")
 	return c
@@ -126,6 +136,31 @@ func settings(path string, flags cluster.Settings) (cluster.Settings, error) {
 		}
 	}
 	s.NoNode = s.NoNode || flags.NoNode
+	if e := flags.Etcd; e != nil {
+		if s.Etcd == nil {
+			s.Etcd = &cluster.Etcd{}
+		}
+		if len(e.Servers) > 0 {
+			s.Etcd.Servers = e.Servers
+		}
+		pick(&s.Etcd.Prefix, e.Prefix)
+		for _, f := range []struct {
+			to   *string
+			from string
+		}{{&s.Etcd.CAFile, e.CAFile}, {&s.Etcd.CertFile, e.CertFile}, {&s.Etcd.KeyFile, e.KeyFile}} {
+			if f.from == "" {
+				continue
+			}
+			path, err := filepath.Abs(f.from) // the server runs in another directory
+			if err != nil {
+				return s, err
+			}
+			*f.to = path
+		}
+	}
+	if s.Etcd != nil && len(s.Etcd.Servers) == 0 {
+		return s, errors.New("settings for etcd: no server is named; name them with --etcd-servers")
+	}
 	return s, nil
 }
 
