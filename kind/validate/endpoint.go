@@ -88,7 +88,7 @@ func EndpointSlice(s *discoveryv1.EndpointSlice) field.ErrorList { return endpoi
 func EndpointSliceUpdate(new, old *discoveryv1.EndpointSlice) field.ErrorList {
 	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
 	errs = append(errs, endpointSlice(new, old)...)
-	return append(errs, unchanged(new.AddressType, old.AddressType, field.NewPath("addressType"))...)
+	return append(errs, fixed(new.AddressType, old.AddressType, field.NewPath("addressType"))...)
 }
 
 func endpointSlice(s, old *discoveryv1.EndpointSlice) field.ErrorList {

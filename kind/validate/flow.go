@@ -39,7 +39,7 @@ func RuntimeClass(rc *nodev1.RuntimeClass) field.ErrorList {
 // RuntimeClassUpdate checks an update of a runtime class: its handler stays.
 func RuntimeClassUpdate(new, old *nodev1.RuntimeClass) field.ErrorList {
 	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
-	return append(errs, unchanged(new.Handler, old.Handler, field.NewPath("handler"))...)
+	return append(errs, fixed(new.Handler, old.Handler, field.NewPath("handler"))...)
 }
 
 const maxPrecedence = 10000

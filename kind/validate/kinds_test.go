@@ -265,7 +265,7 @@ func TestNetworkAndStorage(t *testing.T) {
 		{"none", func(v *corev1.PersistentVolume) { v.Spec.HostPath = nil }, []string{"spec: Required value: must specify a volume type"}},
 	})
 	checkUpdate(t, clusterMeta+"provisioner: a/b\nvolumeBindingMode: Immediate\n", StorageClassUpdate, []change[storagev1.StorageClass]{
-		{"provisioner", func(c *storagev1.StorageClass) { c.Provisioner = "x/y" }, []string{"provisioner: Forbidden: updates to provisioner are forbidden."}},
+		{"provisioner", func(c *storagev1.StorageClass) { c.Provisioner = "x/y" }, []string{"provisioner: Invalid value: null: field is immutable"}},
 	})
 	checkNew(t, clusterMeta+"webhooks: [{name: a.b.c, sideEffects: None, admissionReviewVersions: [v1], clientConfig: {service: {name: s, namespace: n, port: 443}}, rules: [{operations: [CREATE], apiGroups: [''], apiVersions: [v1], resources: [pods]}]}]\n", ValidatingWebhookConfiguration, []change[admissionv1.ValidatingWebhookConfiguration]{
 		{"client", func(c *admissionv1.ValidatingWebhookConfiguration) { c.Webhooks[0].ClientConfig.Service = nil }, []string{"webhooks[0].clientConfig: Required value: exactly one of url or service is required"}},

@@ -3,6 +3,7 @@ package validate
 import (
 	"strings"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	pathvalidation "k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -92,6 +93,15 @@ func positive(value int64, path *field.Path) field.ErrorList {
 
 func unchanged(new, old any, path *field.Path) field.ErrorList {
 	return apivalidation.ValidateImmutableField(new, old, path)
+}
+
+// fixed is unchanged for fields whose rule is declared in the API (+k8s:immutable):
+// the value is not shown.
+func fixed(new, old any, path *field.Path) field.ErrorList {
+	if equality.Semantic.DeepEqual(new, old) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path, nil, immutable)}
 }
 
 func dnsLabel(value string, path *field.Path) field.ErrorList {

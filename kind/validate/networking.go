@@ -400,7 +400,7 @@ func IPAddress(ip *networkingv1.IPAddress) field.ErrorList {
 // IPAddressUpdate checks an update of an IPAddress: its owner stays.
 func IPAddressUpdate(new, old *networkingv1.IPAddress) field.ErrorList {
 	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
-	return append(errs, unchanged(new.Spec.ParentRef, old.Spec.ParentRef, spec().Child("parentRef"))...)
+	return append(errs, fixed(new.Spec.ParentRef, old.Spec.ParentRef, spec().Child("parentRef"))...)
 }
 
 // ServiceCIDR checks a new ServiceCIDR.

@@ -240,7 +240,9 @@ func TestAPIServices(t *testing.T) {
 			[]string{"spec.service.port: Invalid value: 0: port is not valid: must be between 1 and 65535, inclusive"}},
 		{"local", func(a *apiregistrationv1.APIService) { a.Spec.Service, a.Spec.InsecureSkipTLSVerify = nil, true },
 			[]string{"spec.insecureSkipTLSVerify: Invalid value: true: local APIServices may not have insecureSkipTLSVerify"}},
-		{"both", func(a *apiregistrationv1.APIService) { a.Spec.InsecureSkipTLSVerify, a.Spec.CABundle = true, []byte("x") },
+		{"both", func(a *apiregistrationv1.APIService) {
+			a.Spec.InsecureSkipTLSVerify, a.Spec.CABundle = true, []byte("x")
+		},
 			[]string{"spec.insecureSkipTLSVerify: Invalid value: true: may not be true if caBundle is present"}},
 	})
 }

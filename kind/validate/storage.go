@@ -328,16 +328,10 @@ const parametersForbidden = "updates to parameters are forbidden."
 // StorageClassUpdate checks an update of a storage class.
 func StorageClassUpdate(new, old *storagev1.StorageClass) field.ErrorList {
 	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
-	if !equality.Semantic.DeepEqual(new.Parameters, old.Parameters) {
-		errs = append(errs, field.Forbidden(field.NewPath("parameters"), parametersForbidden))
-	}
-	if new.Provisioner != old.Provisioner {
-		errs = append(errs, field.Forbidden(field.NewPath("provisioner"), "updates to provisioner are forbidden."))
-	}
-	if deref(new.ReclaimPolicy) != deref(old.ReclaimPolicy) {
-		errs = append(errs, field.Forbidden(field.NewPath("reclaimPolicy"), "updates to reclaimPolicy are forbidden."))
-	}
-	return append(errs, unchanged(new.VolumeBindingMode, old.VolumeBindingMode, field.NewPath("volumeBindingMode"))...)
+	errs = append(errs, fixed(new.Parameters, old.Parameters, field.NewPath("parameters"))...)
+	errs = append(errs, fixed(new.Provisioner, old.Provisioner, field.NewPath("provisioner"))...)
+	errs = append(errs, fixed(new.ReclaimPolicy, old.ReclaimPolicy, field.NewPath("reclaimPolicy"))...)
+	return append(errs, fixed(new.VolumeBindingMode, old.VolumeBindingMode, field.NewPath("volumeBindingMode"))...)
 }
 
 // VolumeAttributesClass checks a new class of volume attributes.
@@ -404,9 +398,7 @@ func attachmentStatus(s *storagev1.VolumeAttachmentStatus) field.ErrorList {
 // VolumeAttachmentUpdate checks an update, also of the status: the spec stays.
 func VolumeAttachmentUpdate(new, old *storagev1.VolumeAttachment) field.ErrorList {
 	errs := VolumeAttachment(new)
-	if !equality.Semantic.DeepEqual(new.Spec, old.Spec) {
-		errs = append(errs, field.Invalid(spec(), new.Spec, immutable))
-	}
+	errs = append(errs, fixed(new.Spec, old.Spec, spec())...)
 	return append(errs, ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())...)
 }
 
