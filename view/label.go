@@ -7,6 +7,7 @@ import (
 
 	"github.com/tidwall/btree"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -87,6 +88,8 @@ func selectorOf(o kind.Object) (labels map[string]string, ok bool) {
 	case *appsv1.DaemonSet:
 		return of(o.Spec.Selector)
 	case *appsv1.StatefulSet:
+		return of(o.Spec.Selector)
+	case *batchv1.Job:
 		return of(o.Spec.Selector)
 	case *policyv1.PodDisruptionBudget:
 		return of(o.Spec.Selector)

@@ -52,7 +52,7 @@ const (
 func Part() control.Part {
 	return control.Part{
 		Name: source, Kind: kind.Job, Plan: Plan, Failed: failed,
-		Wakes: []control.Wake{{Kind: kind.Pod, To: control.ToOwner(kind.Job)}},
+		Wakes: []control.Wake{{Kind: kind.Pod, To: wakeJob}},
 		Writes: []control.Write{
 			{Kind: kind.Pod, Verbs: []string{"create", "delete", "patch"}},
 			{Kind: kind.Job, Sub: "status", Verbs: []string{"update"}},
@@ -86,8 +86,8 @@ type planner struct {
 	// outcome that has been decided; nil: none.
 	outcome *batchv1.JobCondition
 
-	status, patches, deletes, creates, events act.List
-	wake                                      time.Time
+	claims, status, patches, deletes, creates, events act.List
+	wake                                              time.Time
 }
 
 // Plan decides for one job.
@@ -100,10 +100,9 @@ func Plan(s view.Snapshot, ref view.Ref, now time.Time) (act.List, time.Time) {
 	if p.indexed {
 		p.limit = int(ptr.Deref(j.Spec.Completions, 0))
 	}
-	for pod := range view.Owned[*corev1.Pod](s, string(j.UID), kind.Pod) {
-		if c := metav1.GetControllerOfNoCopy(pod); c != nil && c.UID == j.UID {
-			p.pods = append(p.pods, pod)
-		}
+	p.claim()
+	if len(p.claims) > 0 {
+		return p.claims, time.Time{} // the next plan counts what they bring
 	}
 	if j.DeletionTimestamp != nil || finished(&j.Status) {
 		for _, pod := range p.pods {

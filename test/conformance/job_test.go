@@ -48,7 +48,7 @@ func init() {
 	jobs := part("job-controller")
 	it("Job should delete a job", jobDelete, jobs)
 	it("Job should apply changes to a job status", jobStatus, jobs)
-	it("Job should adopt matching orphans and release non-matching pods", jobAdopts, jobs, missingFeature("jobs do not adopt pods"))
+	it("Job should adopt matching orphans and release non-matching pods", jobAdopts, jobs)
 	it("should create pods for an Indexed job with completion indexes and specified hostname", jobIndexed, jobs)
 	it("should allow to use the pod failure policy on exit code to fail the job early", jobFailsEarly, jobs)
 	it("should execute all indexes despite some failing when using backoffLimitPerIndex", jobBackoffPerIndex, jobs)
