@@ -55,7 +55,7 @@ check: ## what a push must pass: vet, house rules, unit and scenario tests
 sim: ## simulate N seeds, or replay SEED
 	$(GO) test ./test/sim -run TestSeeds -count=1 -timeout 60m -args -n=$(or $(N),100) $(if $(SEED),-seed=$(SEED))
 
-bench: build ## measure every budget and write docs/BENCHMARKS.md
+bench: build etcd ## measure every budget and write docs/BENCHMARKS.md
 	$(GO) run ./test/bench -proa $(BIN)/proa -out docs/BENCHMARKS.md
 
 update: ## rewrite golden files and scenario expectations; the diff is the review

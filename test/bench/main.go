@@ -48,6 +48,7 @@ var benches = []bench{
 	{name: "pods", title: "Pods", run: podsBench},
 	{name: "creates", title: "Creates over HTTPS", run: createsBench},
 	{name: "inprocess", title: "Writes in process", run: inProcessBench},
+	{name: "etcd", title: "Writes on etcd", run: etcdBench},
 	{name: "watch", title: "Watch", run: watchBench},
 	{name: "list", title: "Lists and memory at many pods", run: listBench},
 	{name: "sched", title: "Scheduling", run: schedBench},
