@@ -279,13 +279,22 @@ func (b *box) dump(t testing.TB, ns string) {
 	b.dumpLog(t)
 }
 
-// dumpLog shows the end of the server's log.
+// dumpLog shows the warnings and the end of the server's log.
 func (b *box) dumpLog(t testing.TB) {
 	data, err := os.ReadFile(filepath.Join(b.data, "proa.log"))
 	if err != nil {
 		return
 	}
 	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	var bad []string
+	for _, l := range lines {
+		if strings.Contains(l, "level=WARN") || strings.Contains(l, "level=ERROR") {
+			bad = append(bad, l)
+		}
+	}
+	if len(bad) > 0 {
+		t.Logf("proa.log, the first of %d warnings and errors:\n%s", len(bad), strings.Join(bad[:min(len(bad), 25)], "\n"))
+	}
 	t.Log("proa.log:\n" + strings.Join(lines[max(0, len(lines)-25):], "\n"))
 }
 
