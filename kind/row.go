@@ -112,6 +112,7 @@ func erase[T any, P pointer[T]](r Row[P]) *Kind {
 	if f := r.Validate; f != nil {
 		k.Validate = func(obj Object) field.ErrorList { return f(obj.(P)) }
 	}
+	dropGated(k)
 	k.ValidateUpdate = check(r.ValidateUpdate)
 	if f := r.Warnings; f != nil {
 		k.Warnings = func(new, old Object) []string {

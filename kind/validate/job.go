@@ -37,6 +37,7 @@ func Job(j *batchv1.Job) field.ErrorList {
 	errs := ObjectMeta(&j.ObjectMeta, true, NameDNSSubdomain, meta())
 	errs = append(errs, generatedSelector(j)...)
 	errs = append(errs, jobSpecWithSelector(&j.Spec, spec())...)
+	errs = append(errs, noScheduling(&j.Spec, spec())...)
 	if deref(j.Spec.CompletionMode) == batchv1.IndexedCompletion && deref(j.Spec.Completions) > 0 {
 		pod := fmt.Sprintf("%s-%d", j.Name, *j.Spec.Completions-1)
 		if msgs := validation.IsDNS1123Label(pod); len(msgs) > 0 {
@@ -391,7 +392,18 @@ func JobUpdate(new, old *batchv1.Job) field.ErrorList {
 	errs = append(errs, unchanged(new.Spec.PodFailurePolicy, old.Spec.PodFailurePolicy, path.Child("podFailurePolicy"))...)
 	errs = append(errs, unchanged(new.Spec.BackoffLimitPerIndex, old.Spec.BackoffLimitPerIndex, path.Child("backoffLimitPerIndex"))...)
 	errs = append(errs, unchanged(new.Spec.ManagedBy, old.Spec.ManagedBy, path.Child("managedBy"))...)
+	if old.Spec.Scheduling == nil {
+		errs = append(errs, noScheduling(&new.Spec, path)...)
+	}
 	return append(errs, unchanged(new.Spec.SuccessPolicy, old.Spec.SuccessPolicy, path.Child("successPolicy"))...)
+}
+
+// noScheduling refuses the field of a gate that is off (WorkloadWithJob).
+func noScheduling(s *batchv1.JobSpec, path *field.Path) field.ErrorList {
+	if s.Scheduling == nil {
+		return nil
+	}
+	return field.ErrorList{field.Forbidden(path.Child("scheduling"), "")}
 }
 
 func completionsUpdate(new, old *batchv1.JobSpec, path *field.Path) field.ErrorList {
