@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/duration"
@@ -45,6 +46,7 @@ func Of(k *kind.Kind, items []kind.Object, meta metav1.ListMeta, include metav1.
 		if len(row.Cells) != len(columns) {
 			return nil, fmt.Errorf("print %s %q: %d cells for %d columns", k, obj.GetName(), len(row.Cells), len(columns))
 		}
+		row.Conditions = ended(obj)
 		switch include {
 		case metav1.IncludeNone:
 		case metav1.IncludeObject:
@@ -62,6 +64,24 @@ func Of(k *kind.Kind, items []kind.Object, meta metav1.ListMeta, include metav1.
 		t.Rows = append(t.Rows, row)
 	}
 	return t, nil
+}
+
+// ended marks rows of pods that have run to their end; clients may fold them away.
+func ended(obj kind.Object) []metav1.TableRowCondition {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok {
+		return nil
+	}
+	message := ""
+	switch pod.Status.Phase {
+	case corev1.PodSucceeded:
+		message = "The pod has completed successfully."
+	case corev1.PodFailed:
+		message = "The pod failed."
+	default:
+		return nil
+	}
+	return []metav1.TableRowCondition{{Type: metav1.RowCompleted, Status: metav1.ConditionTrue, Reason: string(pod.Status.Phase), Message: message}}
 }
 
 // metadata reads the whole ObjectMeta of an object.
