@@ -544,7 +544,7 @@ spec:
   hostname: renamed
   subdomain: sub
   containers:
-  - {name: a, image: "proa/busybox:1", command: [sh, -c, "echo $$ > /tmp/pid; sleep 1000"]}
+  - {name: a, image: "proa/busybox:1", command: [sleep, "1003"]}
   - {name: b, image: "proa/busybox:1", command: [sleep, "1000"]}
 `)
 	h := b.waitReady(t, ns, "host")
@@ -572,7 +572,7 @@ spec:
 		if s := p.Status.EphemeralContainerStatuses; len(s) != 1 || s[0].State.Running == nil {
 			return fmt.Errorf("%+v", s)
 		}
-		if out := b.tryKubectl(ns, "logs", "own", "-c", "look"); !strings.Contains(out.out, "echo $$ > /tmp/pid") || !strings.Contains(out.out, "looked") {
+		if out := b.tryKubectl(ns, "logs", "own", "-c", "look"); !strings.Contains(out.out, "sleep 1003") || !strings.Contains(out.out, "looked") {
 			return fmt.Errorf("%s", out)
 		}
 		return nil
