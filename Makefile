@@ -12,7 +12,7 @@ KUBECTL_VERSION := $(foreach v,gitVersion=v1.37.2 gitMajor=1 gitMinor=37 gitTree
 # Tests that start whole clusters run one after the other, with the machine to themselves.
 WHOLE := /test/(machine|sample|script)($$|/)
 
-.PHONY: help build deps etcd up down test check sim bench images update clean
+.PHONY: help build deps etcd up down test check sim bench fuzz images update clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -57,6 +57,10 @@ sim: ## simulate N seeds, or replay SEED
 
 bench: build etcd ## measure every budget and write docs/BENCHMARKS.md
 	$(GO) run ./test/bench -proa $(BIN)/proa -out docs/BENCHMARKS.md
+
+fuzz: ## run each fuzz target for FUZZTIME (10s)
+	@grep -rH --include='*_test.go' '^func Fuzz' . | sed -E 's#/[^/]+\.go:func (Fuzz[A-Za-z0-9]*).*# \1#' | while read dir name; do echo "$$name in $$dir"; \
+	  $(GO) test $$dir -run '^$$' -fuzz "^$$name\$$" -fuzztime $(or $(FUZZTIME),10s) || exit 1; done
 
 update: ## rewrite golden files and scenario expectations; the diff is the review
 	$(GO) test ./kind/... ./control/... ./sched/... ./proxy/... ./node/pod/... -update

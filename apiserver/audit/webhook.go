@@ -90,6 +90,15 @@ func (w *webhook) take() [][]byte {
 
 func (w *webhook) run(ctx context.Context) {
 	defer w.client.CloseIdleConnections()
+	// What is being sent when ctx ends has a few seconds more, and so has the rest.
+	sending, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
+		t := time.AfterFunc(lastWords, cancel)
+		<-sending.Done()
+		t.Stop()
+	})
+	defer stop()
 	for {
 		t := w.log.clock.NewTimer(w.wait)
 		select {
@@ -97,16 +106,14 @@ func (w *webhook) run(ctx context.Context) {
 		case <-t.C():
 		case <-ctx.Done():
 			t.Stop()
-			end, cancel := context.WithTimeout(context.Background(), lastWords)
-			defer cancel()
 			for batch := w.take(); len(batch) > 0; batch = w.take() {
-				w.send(end, batch)
+				w.send(sending, batch)
 			}
 			return
 		}
 		t.Stop()
 		for batch := w.take(); len(batch) > 0 && ctx.Err() == nil; {
-			w.send(ctx, batch)
+			w.send(sending, batch)
 			w.mu.Lock()
 			more := len(w.events) >= batchEvents
 			w.mu.Unlock()
