@@ -224,6 +224,11 @@ func Decode(f Format, data []byte, obj runtime.Object, strict bool) (Decoded, er
 		if !ok {
 			return d, fmt.Errorf("decode %T: %w", obj, ErrNoProto)
 		}
+		if recursive(reflect.TypeOf(obj)) {
+			if err := checkDepth(raw); err != nil {
+				return d, err
+			}
+		}
 		if err := p.Unmarshal(raw); err != nil {
 			return d, err
 		}
