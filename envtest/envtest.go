@@ -42,6 +42,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"proa.dev/apiserver/auth"
+	"proa.dev/cluster"
 	"proa.dev/cluster/first"
 	"proa.dev/cluster/pki"
 	"proa.dev/server"
@@ -184,8 +185,8 @@ func (cp *ControlPlane) launch(ctx context.Context, listener net.Listener, o *op
 	}
 	at := netip.MustParseAddrPort(listener.Addr().String())
 	cp.server, err = server.New(ctx, server.Config{
-		Log: o.log, Authority: cp.ca, Services: netip.MustParsePrefix("10.0.0.0/24"), Issuer: cp.URL + "/",
-		First:       first.Config{API: at.Addr(), APIPort: int32(at.Port()), PublicURL: cp.URL},
+		Log: o.log, Authority: cp.ca, Services: netip.MustParsePrefix("10.0.0.0/24"), Issuer: cp.URL + "/", Grace: 50 * time.Millisecond,
+		First:       first.Config{API: cluster.HostAddress(), APIPort: int32(at.Port()), PublicURL: cp.URL},
 		Controllers: o.controllers, DisableAdmission: disable, EnableAdmission: o.enable,
 		Listeners: []server.Listener{{Listener: listener, TLS: server.ServingTLS(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &serving, nil })}},
 	})

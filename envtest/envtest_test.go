@@ -56,6 +56,9 @@ func TestManySideBySide(t *testing.T) {
 			t.Parallel()
 			cp := envtest.Start(t)
 			c := client(t, cp.Config)
+			if body, err := c.RESTClient().Get().AbsPath("/readyz").DoRaw(t.Context()); err != nil {
+				t.Errorf("not ready: %v, %s", err, body)
+			}
 			if _, err := c.CoreV1().Pods("default").Create(t.Context(), pod(fmt.Sprint("pod-", i)), metav1.CreateOptions{}); err != nil {
 				t.Fatal(err)
 			}

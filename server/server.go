@@ -49,6 +49,7 @@ import (
 	"proa.dev/cluster/pki"
 	"proa.dev/cluster/signer"
 	"proa.dev/control"
+	"proa.dev/control/certificate"
 	"proa.dev/control/customresource"
 	"proa.dev/control/parts"
 	"proa.dev/env"
@@ -161,6 +162,10 @@ type Config struct {
 	// deciders run (0: 15 s, as upstream); the others take over within it.
 	LeaseDuration time.Duration
 
+	// Grace is how long requests in work may take at the end; 0: two seconds. Clients
+	// of HTTP/2 that stay connected use up a second of it.
+	Grace time.Duration
+
 	// Host is where events of this server come from.
 	Host string
 	// Step is told what each step of the start took; nil: nobody.
@@ -236,6 +241,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	if cfg.Store == nil {
 		cfg.Store = Memory
+	}
+	if cfg.Grace == 0 {
+		cfg.Grace = 2 * time.Second
 	}
 	if cfg.Issuer == "" {
 		cfg.Issuer = Issuer
@@ -326,7 +334,7 @@ func (s *Server) assemble() error {
 		tokens = held
 	}
 	meter := apiserver.NewMeter()
-	chain, err := Admission{Meter: meter, Tokens: tokens, View: s.View, Rand: c.Rand, Authz: s.Authz, Rules: s.access, Services: c.Services, PortFirst: c.PortFirst, PortEnd: c.PortEnd, Log: c.Log,
+	chain, err := Admission{Meter: meter, Tokens: tokens, View: s.View, Rand: c.Rand, Authz: s.Authz, Rules: s.access, Services: c.Services, IssueSecret: s.Tokens.IssueLegacy, CA: c.First.CA, PortFirst: c.PortFirst, PortEnd: c.PortEnd, Log: c.Log,
 		Enable: c.EnableAdmission, Disable: c.DisableAdmission}.Chain()
 	if err != nil {
 		return err
@@ -366,7 +374,8 @@ func (s *Server) assemble() error {
 	if s.API, err = apiserver.New(api); err != nil {
 		return err
 	}
-	s.parts = append(chosenParts(parts.All(kind.All, string(c.First.CA)), s.on), c.Parts...)
+	all := append(parts.All(kind.All, string(c.First.CA)), certificate.ApproverPart(s.mayRequest))
+	s.parts = append(chosenParts(all, s.on), c.Parts...)
 	return nil
 }
 
@@ -514,7 +523,7 @@ func (s *Server) serve(ctx context.Context, l Listener) error {
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)
 		s.API.Drain()
-		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Grace)
 		defer cancel()
 		if web.Shutdown(end) != nil {
 			web.Close()

@@ -78,3 +78,9 @@ func helperDir() string {
 	}
 	return filepath.Join(os.TempDir(), fmt.Sprintf("proa-%d", os.Geteuid()))
 }
+
+// shortHash names something after its content.
+func shortHash(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:6])
+}

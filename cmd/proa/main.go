@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
+	_ "time/tzdata" // schedules of CronJobs name time zones; not every machine has them
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -26,6 +28,9 @@ type exitCode int
 func (e exitCode) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
 func main() {
+	if name := filepath.Base(os.Args[0]); assets[name] != nil {
+		os.Exit(runAsset(name, assets[name]))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 	err := root().ExecuteContext(ctx)
@@ -73,7 +78,7 @@ Start here:
 		return fmt.Errorf("%w; see `%s --help`", err, c.CommandPath())
 	})
 	c.AddCommand(upCommand(&o), downCommand(&o), deleteCommand(&o), statusCommand(&o), doctorCommand(&o),
-		imageCommand(&o), kubectlCommand(&o), demoCommand(&o), versionCommand())
+		imageCommand(&o), kubectlCommand(&o), demoCommand(&o), envtestCommand(), versionCommand())
 	c.CompletionOptions.HiddenDefaultCmd = false
 	return c
 }
@@ -111,10 +116,6 @@ func kubectlCommand(o *options) *cobra.Command {
 before the word kubectl). Everything after the word kubectl is kubectl's own.`,
 		DisableFlagParsing: true,
 		RunE: func(c *cobra.Command, args []string) error {
-			path, err := unpack("proa-kubectl", helperDir())
-			if err != nil {
-				return err
-			}
 			env := os.Environ()
 			cl, err := o.cluster()
 			if err != nil {
@@ -124,8 +125,17 @@ before the word kubectl). Everything after the word kubectl is kubectl's own.`,
 				// The first of two variables with one name wins.
 				env = append([]string{"KUBECONFIG=" + own}, env...)
 			}
-			return unix.Exec(path, append([]string{"kubectl"}, args...), env)
+			return execKubectl(args, env)
 		}}
+}
+
+// execKubectl becomes the real kubectl.
+func execKubectl(args, env []string) error {
+	path, err := unpack("proa-kubectl", helperDir())
+	if err != nil {
+		return err
+	}
+	return unix.Exec(path, append([]string{"kubectl"}, args...), env)
 }
 
 func hasFlag(args []string, name string) bool {
