@@ -291,7 +291,14 @@ func (q *request) serveProxy(ctx context.Context, c *call, snap view.Snapshot) e
 	if scheme == "" {
 		scheme = "http"
 	}
-	if err := q.s.connectAdmission(ctx, c, &corev1.PodProxyOptions{Path: q.route.rest}, admit.Connect, nil); err != nil {
+	var options runtime.Object = &corev1.PodProxyOptions{Path: q.route.rest}
+	switch c.kind.Root() {
+	case kind.Node:
+		options = &corev1.NodeProxyOptions{Path: q.route.rest}
+	case kind.Service:
+		options = &corev1.ServiceProxyOptions{Path: q.route.rest}
+	}
+	if err := q.s.connectAdmission(ctx, c, options, admit.Connect, nil); err != nil {
 		return err
 	}
 	target := &url.URL{Path: q.route.rest, RawPath: escapedRest(q.r.URL, q.route.rest), RawQuery: q.r.URL.RawQuery}

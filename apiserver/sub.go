@@ -185,7 +185,7 @@ func (s *Server) bind(ctx context.Context, c *call, b *corev1.Binding, dryRun []
 	if err := s.connectAdmission(ctx, &through, b, admit.Create, dryRun); err != nil {
 		return nil, err
 	}
-	_, _, err := s.modify(ctx, &through, change{dryRun: isDryRun(dryRun), make: func(old kind.Object) (kind.Object, error) {
+	_, _, err := s.modify(admit.Inner(ctx), &through, change{dryRun: isDryRun(dryRun), make: func(old kind.Object) (kind.Object, error) {
 		pod := old.(*corev1.Pod)
 		if b.UID != "" && b.UID != pod.UID {
 			return nil, refuse(fmt.Sprintf("Precondition failed: UID in precondition: %v, UID in object meta: %v", b.UID, pod.UID))
@@ -375,7 +375,7 @@ func (s *Server) evict(ctx context.Context, c *call, e *policyv1.Eviction, dryRu
 		if opts.Preconditions == nil {
 			opts.Preconditions = &metav1.Preconditions{UID: &pod.UID}
 		}
-		if _, _, err := s.delete(ctx, &pods, opts); err != nil {
+		if _, _, err := s.delete(admit.Inner(ctx), &pods, opts); err != nil {
 			return nil, err
 		}
 		return success(201), nil
