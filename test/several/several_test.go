@@ -450,7 +450,7 @@ func works(t testing.TB, s *one, ns string) {
 func TestDecidersFailOver(t *testing.T) {
 	servers, _ := start(t, 3, nil)
 	eventually(t, 10*time.Second, "a leader", func() bool { return leader(t, servers[0]) >= 0 })
-	eventually(t, 10*time.Second, "all servers are endpoints of the API", func() bool {
+	eventually(t, 25*time.Second, "all servers are endpoints of the API", func() bool {
 		return endpoints(t, servers[0]) == "192.0.2.1 192.0.2.2 192.0.2.3"
 	})
 	works(t, servers[0], "before")
