@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"proa.dev/apiserver/admit"
 	"proa.dev/apiserver/auth"
 	"proa.dev/apiserver/extend/hook"
@@ -35,6 +37,9 @@ type Admission struct {
 	Rules auth.RuleResolver
 	// Tokens hold what one server decides alone; nil: no other server writes the store.
 	Tokens admit.Tokens
+	// IssueSecret makes the token of an account for a Secret; CA (PEM) goes beside it.
+	IssueSecret func(sa *corev1.ServiceAccount, secret string) (string, error)
+	CA          []byte
 	// Services is the network of cluster IPs (IPv4); node ports are [PortFirst, PortEnd).
 	Services           netip.Prefix
 	PortFirst, PortEnd int32 // 0: upstream's
@@ -68,6 +73,7 @@ func (a *Admission) plugins() []plugin {
 	hooks := webhook.New(webhook.Config{Client: hook.New(hook.Config{View: a.View, Rand: a.Rand, Dial: a.Dial}), Authz: a.Authz, Rand: a.Rand, Meter: a.Meter, Log: a.Log})
 	return []plugin{
 		{Plugin: admit.NamespaceLifecycle(), always: true},
+		{Plugin: admit.AlwaysPullImages(), off: true},
 		{Plugin: admit.LimitRanger()},
 		{Plugin: admit.ServiceAccount(a.View, a.Rand)},
 		{Plugin: admit.NodeRestriction()},
@@ -75,13 +81,17 @@ func (a *Admission) plugins() []plugin {
 		{Plugin: admit.PodSecurity()},
 		{Plugin: admit.Priority()},
 		{Plugin: admit.DefaultTolerationSeconds()},
+		{Plugin: admit.ExtendedResourceToleration(), off: true},
 		{Plugin: admit.DefaultStorageClass()},
+		{Plugin: admit.StorageObjectInUseProtection()},
 		{Plugin: admit.RuntimeClass()},
 		{Plugin: admit.CertificateApproval(a.Authz)},
 		{Plugin: admit.CertificateSigning(a.Authz)},
+		{Plugin: admit.ClusterTrustBundleAttest(a.Authz)},
 		{Plugin: admit.CertificateSubjectRestriction()},
 		{Plugin: admit.DefaultIngressClass()},
 		{Plugin: admit.Escalation(a.Authz, a.Rules), always: true},
+		{Plugin: admit.ServiceAccountTokenSecret(a.IssueSecret, a.CA), always: true},
 		{Plugin: policy.Expressions(), always: true},
 		{Plugin: policies.Mutating()},
 		{Plugin: hooks.Mutating()},

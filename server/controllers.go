@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"proa.dev/control"
+	"proa.dev/control/certificate"
 	"proa.dev/control/parts"
 	"proa.dev/kind"
 )
@@ -21,7 +22,13 @@ const (
 var shortNames = map[string]string{
 	"clusterrole-aggregation":          "clusterrole-aggregation-controller",
 	"cronjob":                          "cronjob-controller",
+	"tokencleaner":                     "token-cleaner-controller",
+	"csrapproving":                     "certificatesigningrequest-approving-controller",
+	"csrcleaner":                       "certificatesigningrequest-cleaner-controller",
 	"csrsigning":                       Signer,
+	"pv-protection":                    "persistentvolume-protection-controller",
+	"pvc-protection":                   "persistentvolumeclaim-protection-controller",
+	"serviceaccount-token":             "serviceaccount-token-controller",
 	"daemonset":                        "daemonset-controller",
 	"deployment":                       "deployment-controller",
 	"disruption":                       "disruption-controller",
@@ -48,7 +55,7 @@ var shortNames = map[string]string{
 // Controllers are the names of all deciders.
 func Controllers() []string {
 	var out []string
-	for _, p := range parts.All(kind.All, "") {
+	for _, p := range append(parts.All(kind.All, ""), certificate.ApproverPart(nil)) {
 		out = append(out, p.Name)
 	}
 	return append(out, Signer, Scheduler)

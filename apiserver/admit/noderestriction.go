@@ -12,6 +12,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -54,6 +55,14 @@ func NodeRestriction() Plugin {
 			}
 		case kind.CertificateSigningRequest:
 			return n.request()
+		case kind.PersistentVolumeClaim:
+			if n.Operation == Update && n.Sub != "status" {
+				return n.forbid("may only update PVC status")
+			}
+		case kind.ResourceSlice:
+			return n.slice()
+		case kind.PodCertificateRequest:
+			return n.podCertificate()
 		}
 		return nil
 	}
@@ -273,6 +282,69 @@ func (n *restricted) asks(p *corev1.Pod, audience string) bool {
 		}
 	}
 	return false
+}
+
+// slice: devices are a node's own.
+func (n *restricted) slice() error {
+	of := func(o kind.Object) string {
+		if s, _ := o.(*resourcev1.ResourceSlice); s != nil && s.Spec.NodeName != nil {
+			return *s.Spec.NodeName
+		}
+		return ""
+	}
+	switch {
+	case n.Operation == Create && of(n.Object) != n.self:
+		return n.forbid("can only create ResourceSlice with the same NodeName as the requesting node")
+	case (n.Operation == Update || n.Operation == Delete) && n.Old != nil && of(n.Old) != n.self:
+		verb := "update"
+		if n.Operation == Delete {
+			verb = "delete"
+		}
+		return n.forbid("can only %s ResourceSlice with the same NodeName as the requesting node", verb)
+	}
+	return nil
+}
+
+// podCertificate requests are for pods on the node, by their UIDs (KEP-4317).
+func (n *restricted) podCertificate() error {
+	r, _ := n.Object.(*certificatesv1.PodCertificateRequest)
+	if n.Operation != Create || r == nil {
+		return nil
+	}
+	if string(r.Spec.NodeName) != n.self {
+		return n.forbid("PodCertificateRequest.Spec.NodeName=%q, which is not the requesting node %q", r.Spec.NodeName, n.self)
+	}
+	p := view.Get[*corev1.Pod](n.Snapshot, kind.Pod, n.Namespace, r.Spec.PodName)
+	switch {
+	case p == nil:
+		return n.forbid("while retrieving pod %s/%s named in the PodCertificateRequest: pod not found", n.Namespace, r.Spec.PodName)
+	case p.UID != r.Spec.PodUID:
+		return n.forbid("PodCertificateRequest for pod %q contains pod UID (%q) which differs from running pod %q", n.Namespace+"/"+p.Name, r.Spec.PodUID, p.UID)
+	case p.Annotations[corev1.MirrorPodAnnotationKey] != "":
+		return n.forbid("pod %q is a mirror pod", n.Namespace+"/"+p.Name)
+	case p.Spec.NodeName != n.self:
+		return n.forbid("pod %q is not running on node %q", n.Namespace+"/"+p.Name, n.self)
+	case p.Spec.ServiceAccountName != r.Spec.ServiceAccountName:
+		return n.forbid("PodCertificateRequest for pod %q contains serviceAccountName (%q) that differs from running pod (%q)", n.Namespace+"/"+p.Name, r.Spec.ServiceAccountName, p.Spec.ServiceAccountName)
+	}
+	if sa := view.Get[*corev1.ServiceAccount](n.Snapshot, kind.ServiceAccount, n.Namespace, r.Spec.ServiceAccountName); sa == nil || sa.UID != r.Spec.ServiceAccountUID {
+		return n.forbid("PodCertificateRequest for pod %q contains serviceAccountUID (%q) that differs from that of service account %q", n.Namespace+"/"+p.Name, r.Spec.ServiceAccountUID, r.Spec.ServiceAccountName)
+	}
+	if node := view.Get[*corev1.Node](n.Snapshot, kind.Node, "", n.self); node == nil || node.UID != r.Spec.NodeUID {
+		return n.forbid("PodCertificateRequest for pod %q contains nodeUID (%q) that differs from that of node %q", n.Namespace+"/"+p.Name, r.Spec.NodeUID, n.self)
+	}
+	// The pod must ask for it: a projected volume for this signer.
+	for _, v := range p.Spec.Volumes {
+		if v.Projected == nil {
+			continue
+		}
+		for _, src := range v.Projected.Sources {
+			if src.PodCertificate != nil && src.PodCertificate.SignerName == r.Spec.SignerName {
+				return nil
+			}
+		}
+	}
+	return n.forbid("pod %q does not have a podCertificate volume for signer %q", n.Namespace+"/"+p.Name, r.Spec.SignerName)
 }
 
 // request: a certificate for a node is for the node that asks.

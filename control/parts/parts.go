@@ -3,6 +3,7 @@ package parts
 
 import (
 	"proa.dev/control"
+	"proa.dev/control/certificate"
 	"proa.dev/control/clusterrole"
 	"proa.dev/control/cronjob"
 	"proa.dev/control/daemonset"
@@ -16,11 +17,13 @@ import (
 	"proa.dev/control/namespace"
 	"proa.dev/control/node"
 	"proa.dev/control/podgc"
+	"proa.dev/control/protection"
 	"proa.dev/control/quota"
 	"proa.dev/control/replicaset"
 	"proa.dev/control/rootca"
 	"proa.dev/control/serviceaccount"
 	"proa.dev/control/statefulset"
+	"proa.dev/control/token"
 	"proa.dev/kind"
 )
 
@@ -51,5 +54,13 @@ func All(table *kind.Table, ca string) []control.Part {
 		quota.Part(table),
 		disruption.Part(table),
 		migration.Part(),
+		certificate.CleanerPart(),
+		certificate.PodCleanerPart(),
+		certificate.PublisherPart(ca),
+		token.CleanerPart(),
+		token.AccountPart(),
+		protection.ClaimPart(),
+		protection.VolumePart(),
+		protection.ClassPart(),
 	}
 }
