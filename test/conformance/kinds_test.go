@@ -112,7 +112,12 @@ func init() {
 		status: flowCondition, statusField: flow, statusWant: flowWant}, row(kind.PriorityLevelConfiguration))
 	api("StorageVersionMigration CRUD", crud{group: "storagemigration.k8s.io", version: "v1", plural: "storageversionmigrations", kind: "StorageVersionMigration", cluster: true,
 		object: `{spec: {resource: {group: apps, resource: deployments}}}`, subresources: []string{"status"}}, row(kind.StorageVersionMigration))
-	api("PodCertificateRequest API", crud{group: "certificates.k8s.io", version: "v1", plural: "podcertificaterequests", kind: "PodCertificateRequest"}, row(kind.PodCertificateRequest))
+	api("PodCertificateRequest API", crud{group: "certificates.k8s.io", version: "v1", plural: "podcertificaterequests", kind: "PodCertificateRequest",
+		object: `{spec: {signerName: example.com/conformance, podName: "%s", podUID: 7f0c3a52-0d64-4a5e-9d0f-2f4c2c1b0001, serviceAccountName: default, serviceAccountUID: 7f0c3a52-0d64-4a5e-9d0f-2f4c2c1b0002,
+			nodeName: hollow-1, nodeUID: 7f0c3a52-0d64-4a5e-9d0f-2f4c2c1b0003, stubPKCS10Request: "` + stubRequest() + `"}}`,
+		status:      `{"conditions":[{"type":"Denied","status":"True","reason":"Test","message":"by the test","lastTransitionTime":"2026-01-02T03:04:05Z"}]}`,
+		statusField: []string{"status", "conditions"},
+		statusWant:  []any{map[string]any{"type": "Denied", "status": "True", "reason": "Test", "message": "by the test", "lastTransitionTime": "2026-01-02T03:04:05Z"}}}, row(kind.PodCertificateRequest))
 	api("CRUD Tests certificates.k8s.io/v1 ClusterTrustBundles", crud{group: "certificates.k8s.io", version: "v1", plural: "clustertrustbundles", kind: "ClusterTrustBundle", cluster: true,
 		object: `{spec: {trustBundle: "` + strings.ReplaceAll(authority(), "\n", `\n`) + `"}}`}, row(kind.ClusterTrustBundle))
 	api("resource.k8s.io/v1 DeviceClass", crud{group: "resource.k8s.io", version: "v1", plural: "deviceclasses", kind: "DeviceClass", cluster: true,
@@ -130,6 +135,13 @@ func init() {
 
 // signingRequest is a certificate request in PEM in base64.
 func signingRequest() string {
+	return base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: certificateRequest()}))
+}
+
+// stubRequest is a certificate request in DER in base64.
+func stubRequest() string { return base64.StdEncoding.EncodeToString(certificateRequest()) }
+
+func certificateRequest() []byte {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
 	if err != nil {
 		panic(err)
@@ -138,7 +150,7 @@ func signingRequest() string {
 	if err != nil {
 		panic(err)
 	}
-	return base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
+	return der
 }
 
 // authority is a self-signed certificate in PEM.
