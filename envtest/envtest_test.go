@@ -76,7 +76,14 @@ func TestManySideBySide(t *testing.T) {
 // What one control plane started has ended when Stop returns, watches of clients
 // that still listen too.
 func TestNothingIsLeft(t *testing.T) {
-	envtest.Start(t) // whatever is made once in a process
+	// Whatever is made once in a process is made now.
+	warm, err := envtest.Launch(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := warm.Stop(); err != nil {
+		t.Fatal(err)
+	}
 	before := runtime.NumGoroutine()
 	for range 3 {
 		cp, err := envtest.Launch(t.Context(), envtest.Controllers("*"))
