@@ -150,7 +150,9 @@ func (s *Server) apply(ctx context.Context, c *call, data []byte, o metav1.Patch
 			if errors.As(err, &se) {
 				return nil, err
 			}
-			return nil, apierrors.NewBadRequest(err.Error())
+			// Upstream's answer to a document that does not fit the schema, too: 500 with the
+			// words of the merge.
+			return nil, &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: 500, Message: err.Error()}}
 		}
 		made, ok := out.(kind.Object)
 		if ok && c.kind.Coerce != nil {
