@@ -160,6 +160,8 @@ type listing struct {
 	revision  int64
 	cont      string
 	remaining *int64
+	// dense: most of the objects between the first and the last are in it.
+	dense bool
 }
 
 func (l *listing) meta() metav1.ListMeta {
@@ -279,9 +281,10 @@ func (s *Server) list(ctx context.Context, c *call, o metav1.ListOptions) (*list
 	if o.Limit == 0 && sel.all() && c.namespace == "" && o.Continue == "" {
 		out.items = make([]kind.Object, 0, snap.Len(c.kind))
 	}
-	more := int64(0)
+	more, passed := int64(0), 0
 	for obj := range objects {
 		if !sel.matches(obj) {
+			passed++
 			continue
 		}
 		if o.Limit > 0 && int64(len(out.items)) == o.Limit {
@@ -293,6 +296,7 @@ func (s *Server) list(ctx context.Context, c *call, o metav1.ListOptions) (*list
 		}
 		out.items = append(out.items, obj)
 	}
+	out.dense = passed <= 16*len(out.items)
 	if more > 0 {
 		last := out.items[len(out.items)-1]
 		t := pageToken{Version: tokenVersion, Revision: out.revision, Namespace: last.GetNamespace(), Name: last.GetName(), Issued: after.Issued}

@@ -59,7 +59,11 @@ func (b *body) Write(p []byte) (int, error) {
 		b.start(false)
 	}
 	// Each write of the transport costs a round through its scheduler: small pieces
-	// go together.
+	// go together, large ones as they are.
+	if len(b.buf) == 0 && len(p) >= chunk*3/4 {
+		b.out(p)
+		return len(p), b.err
+	}
 	if b.buf = append(b.buf, p...); len(b.buf) >= chunk {
 		b.flush()
 	}
@@ -227,7 +231,11 @@ func (q *request) sendList(code int, k *kind.Kind, l *listing) error {
 		}
 	}
 	if q.choice.Format == wire.Protobuf {
-		return q.sendProtoList(code, gvk, l.items, meta)
+		item := q.s.stored(q.r.Context(), k, l)
+		if item == nil {
+			item = func(i int) (wire.Proto, error) { return protoOf(l.items[i]) }
+		}
+		return wire.ProtoList(q.newBody(code, wire.ProtobufType), gvk, &meta, len(l.items), item)
 	}
 	if q.choice.Format == wire.JSON && !q.choice.Pretty {
 		b := q.newBody(code, wire.JSONType)
@@ -263,16 +271,6 @@ func (q *request) audited(items []kind.Object) []kind.Object {
 		out[i].SetManagedFields(nil)
 	}
 	return out
-}
-
-func (q *request) sendProtoList(code int, gvk schema.GroupVersionKind, items []kind.Object, meta metav1.ListMeta) error {
-	return wire.ProtoList(q.newBody(code, wire.ProtobufType), gvk, &meta, len(items), func(i int) (wire.Proto, error) {
-		p, ok := items[i].(wire.Proto)
-		if !ok {
-			return nil, wire.ErrNoProto
-		}
-		return p, nil
-	})
 }
 
 func writeJSONList(w interface{ Write([]byte) (int, error) }, gvk schema.GroupVersionKind, items []kind.Object, meta metav1.ListMeta) error {

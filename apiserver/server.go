@@ -88,6 +88,11 @@ type Config struct {
 	// where no other server writes the store.
 	Held *Tokens
 
+	// Written is the first revision whose value was written by this very program: from
+	// there on what is stored is what it would encode, and lists are made of it. 0:
+	// that is not known of any.
+	Written int64
+
 	// IssueToken fills the status of a TokenRequest for the service account in r.Old
 	// (serviceaccounts/token). Nil: 501.
 	IssueToken func(ctx context.Context, r *admit.Request, tr *authenticationv1.TokenRequest) error

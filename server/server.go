@@ -211,6 +211,7 @@ type Server struct {
 	audit  *audit.Log
 	fair   *fair.Dispatcher
 	access *access.Access
+	since  int64 // the first revision that this program has written
 }
 
 // New checks the configuration, opens the store and loads the view. Nothing is
@@ -296,6 +297,9 @@ func (s *Server) open(ctx context.Context) (err error) {
 	if s.cfg.Seal != nil {
 		at.Store(&s.Store)
 	}
+	if s.since, err = s.written(ctx); err != nil {
+		return errors.Join(err, s.Store.Close())
+	}
 	s.View = view.New(kind.All, 0)
 	s.feed = feed.New(s.Store, s.View, kind.DecodeStored, s.cfg.Log)
 	s.feed.Extend(kind.CustomResourceDefinition, crd.New(crd.Config{Caller: hook.New(hook.Config{View: s.View, Rand: s.cfg.Rand}),
@@ -341,7 +345,7 @@ func (s *Server) assemble() error {
 	}
 	api := apiserver.Config{
 		Table: kind.All, Store: s.Store, View: s.View, Clock: c.Clock, Rand: c.Rand, Log: c.Log,
-		Authn: s.Authn, Anonymous: s.access.Anonymous, Tokens: s.access.Tokens(), Authz: s.Authz, Rules: s.access, Admit: chain, Held: held, Nodes: c.Nodes,
+		Authn: s.Authn, Anonymous: s.access.Anonymous, Tokens: s.access.Tokens(), Authz: s.Authz, Rules: s.access, Admit: chain, Held: held, Nodes: c.Nodes, Written: s.since,
 		IssueToken: func(_ context.Context, r *admit.Request, tr *authenticationv1.TokenRequest) error {
 			sa, _ := r.Old.(*corev1.ServiceAccount)
 			return s.Tokens.Issue(sa, tr)
