@@ -6,6 +6,7 @@ import (
 
 	"proa.dev/client/wire"
 	"proa.dev/kind"
+	"proa.dev/store"
 )
 
 // Lists in Protobuf are put together from the bytes that the store holds anyway: an
@@ -23,26 +24,31 @@ func (s *Server) stored(ctx context.Context, k *kind.Kind, l *listing) func(int)
 		return nil
 	}
 	key := func(obj kind.Object) string { return k.StoreKey(obj.GetNamespace(), obj.GetName()) }
-	page, err := s.store.Range(ctx, key(l.items[0]), key(l.items[len(l.items)-1])+"\x00", 0, l.revision)
-	if err != nil {
-		return nil // compacted meanwhile: the objects are there
+	scanner, ok := s.store.(store.Scanner)
+	if !ok {
+		return nil
 	}
 	found := make([]kind.Stored, len(l.items))
 	var digits [20]byte
-	kvs := page.KVs
-	for i, obj := range l.items {
-		at := key(obj)
-		for len(kvs) > 0 && kvs[0].Key < at {
-			kvs = kvs[1:]
+	i, at := 0, key(l.items[0])
+	_, err := scanner.Scan(ctx, at, key(l.items[len(l.items)-1])+"\x00", l.revision, func(kv *store.KV) bool {
+		for at < kv.Key {
+			if i++; i == len(l.items) {
+				return false
+			}
+			at = key(l.items[i])
 		}
-		if len(kvs) == 0 {
-			break
+		if at > kv.Key {
+			return true
 		}
-		kv := &kvs[0]
-		version := obj.GetResourceVersion()
-		if kv.Key == at && kv.ModRevision >= s.cfg.Written && string(strconv.AppendInt(digits[:0], kv.ModRevision, 10)) == version {
+		version := l.items[i].GetResourceVersion()
+		if kv.ModRevision >= s.cfg.Written && string(strconv.AppendInt(digits[:0], kv.ModRevision, 10)) == version {
 			found[i].Parse(k, kv.Value, version)
 		}
+		return true
+	})
+	if err != nil {
+		return nil // compacted meanwhile: the objects are there
 	}
 	return func(i int) (wire.Proto, error) {
 		if found[i].Is() {

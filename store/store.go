@@ -184,6 +184,13 @@ type Shared interface {
 	Latest(ctx context.Context) (int64, error)
 }
 
+// Scanner is a Store that can be read without a copy of what is read.
+type Scanner interface {
+	// Scan shows each the keys that Range would give, until it returns false; what it
+	// is shown must not be changed. An error says that what was shown does not count.
+	Scan(ctx context.Context, start, end string, at int64, each func(*KV) bool) (revision int64, err error)
+}
+
 // PrefixEnd is the end of the range of all keys that begin with prefix.
 func PrefixEnd(prefix string) string {
 	b := []byte(prefix)

@@ -119,6 +119,9 @@ func Start(t testing.TB, change func(*apiserver.Config)) *Cluster {
 	v := view.New(kind.All, 0)
 	cfg := apiserver.Config{Table: kind.All, Store: st, View: v, Authn: Tokens{}, Tokens: Tokens{}, Authz: AdminOnly{},
 		Version: version.Info{Major: "1", Minor: "37", GitVersion: "v1.37.0+proa"}}
+	if _, ok := st.(store.Shared); !ok {
+		cfg.Written = 1 // nobody else has written it
+	}
 	if change != nil {
 		change(&cfg)
 	}

@@ -575,20 +575,38 @@ func (s *Store) readable(at int64) (int64, error) {
 
 // Range implements store.Store.
 func (s *Store) Range(ctx context.Context, start, end string, limit int, at int64) (store.Page, error) {
+	p := store.Page{}
+	var err error
+	p.Revision, err = s.Scan(ctx, start, end, at, func(kv *store.KV) bool {
+		if limit > 0 && len(p.KVs) == limit {
+			p.More = true
+			p.Remaining++
+			return true
+		}
+		p.KVs = append(p.KVs, *kv)
+		return true
+	})
+	if err != nil {
+		return store.Page{Revision: p.Revision}, err
+	}
+	return p, nil
+}
+
+// Scan implements store.Scanner.
+func (s *Store) Scan(ctx context.Context, start, end string, at int64, each func(*store.KV) bool) (revision int64, err error) {
 	if err := ctx.Err(); err != nil {
-		return store.Page{}, fmt.Errorf("range %q: %w", start, err)
+		return 0, fmt.Errorf("range %q: %w", start, err)
 	}
 	s.mu.Lock() // Copy touches the original
-	at, err := s.readable(at)
+	at, err = s.readable(at)
 	if err != nil {
 		s.mu.Unlock()
-		return store.Page{Revision: at}, fmt.Errorf("range %q: %w", start, err)
+		return at, fmt.Errorf("range %q: %w", start, err)
 	}
 	keys := s.keys.Copy()
 	isNow := at == s.revision
 	s.mu.Unlock()
 
-	p := store.Page{Revision: at}
 	n := 0
 	keys.Ascend(start, func(k string, e *Entry) bool {
 		if end != "" && k >= end {
@@ -600,21 +618,15 @@ func (s *Store) Range(ctx context.Context, start, end string, limit int, at int6
 		if e = e.at(at); e == nil {
 			return true
 		}
-		if limit > 0 && len(p.KVs) == limit {
-			p.More = true
-			p.Remaining++
-			return true
-		}
-		p.KVs = append(p.KVs, e.KV)
-		return true
+		return each(&e.KV)
 	})
 	if err := ctx.Err(); err != nil {
-		return store.Page{}, fmt.Errorf("range %q: %w", start, err)
+		return 0, fmt.Errorf("range %q: %w", start, err)
 	}
 	if !isNow && s.Compacted() > at {
-		return store.Page{Revision: at}, fmt.Errorf("range %q at revision %d: %w", start, at, store.ErrCompacted)
+		return at, fmt.Errorf("range %q at revision %d: %w", start, at, store.ErrCompacted)
 	}
-	return p, nil
+	return at, nil
 }
 
 // Revision implements store.Store.
