@@ -153,6 +153,9 @@ func (q *request) serve() error {
 		rc.SetWriteDeadline(time.Time{})
 		defer s.metrics.lasting(q)()
 	}
+	if svc := q.remote(); svc != nil {
+		return q.serveRemote(ctx, svc)
+	}
 	if !q.route.resource {
 		return q.serveOther(ctx)
 	}

@@ -87,8 +87,14 @@ func (q *request) serveOpenAPI(path string) error {
 	return errPath()
 }
 
-// v2 is the whole document as JSON.
-func (s *Server) v2() ([]byte, error) { return openapi.V2(s.kinds(), s.cfg.Version.GitVersion) }
+// v2 is the whole document as JSON, with the parts of other servers.
+func (s *Server) v2() ([]byte, error) {
+	data, err := openapi.V2(s.kinds(), s.cfg.Version.GitVersion)
+	if err != nil {
+		return nil, err
+	}
+	return s.remotes().MergeV2(data)
+}
 
 func (q *request) serveOpenAPIv2() error {
 	accept := q.r.Header.Get("Accept")
@@ -144,6 +150,9 @@ func (q *request) serveOpenAPIIndex() error {
 		p := openapi.Path(gv)
 		paths[p] = map[string]string{"serverRelativeURL": "/openapi/v3/" + p + "?hash=" + q.s.schemaHash(gv)}
 	}
+	for p, doc := range q.s.remotes().V3 {
+		paths[p] = map[string]string{"serverRelativeURL": "/openapi/v3/" + p + "?hash=" + doc.Hash}
+	}
 	data, err := json.Marshal(map[string]any{"paths": paths})
 	if err != nil {
 		return err
@@ -156,33 +165,42 @@ func (q *request) serveOpenAPIIndex() error {
 }
 
 func (q *request) serveOpenAPIv3(path string) error {
+	if doc := q.s.remotes().V3[path]; doc != nil {
+		return q.sendV3(doc.Hash, func() (document, error) { return document{data: doc.Gzip}, nil })
+	}
 	for _, gv := range openapi.Versions(q.s.kinds()) {
 		if openapi.Path(gv) != path {
 			continue
 		}
-		switch accept := q.r.Header.Get("Accept"); {
-		case accept == "", strings.Contains(accept, "*/*"), strings.Contains(accept, wire.JSONType):
-		default:
-			return notAcceptable(wire.JSONType)
-		}
-		hash := q.s.schemaHash(gv)
-		if asked := q.query.Get("hash"); asked != "" {
-			if asked != hash {
-				to := url.URL{Path: q.r.URL.Path, RawQuery: "hash=" + hash}
-				q.w.Header().Set("Location", to.String())
-				q.w.WriteHeader(http.StatusMovedPermanently)
-				return nil
-			}
-			// A URL with its hash never changes.
-			q.w.Header().Set("Cache-Control", "public, immutable")
-			q.w.Header().Set("Expires", q.s.clock.Now().AddDate(1, 0, 0).UTC().Format(http.TimeFormat))
-		}
-		doc, err := q.s.compressed("openapi/v3/"+path, func() ([]byte, error) { return openapi.V3(q.s.kinds(), gv, q.s.cfg.Version.GitVersion) })
-		if err != nil {
-			return err
-		}
-		doc.etag = hash
-		return q.sendCompressed(doc, wire.JSONType)
+		return q.sendV3(q.s.schemaHash(gv), func() (document, error) {
+			return q.s.compressed("openapi/v3/"+path, func() ([]byte, error) { return openapi.V3(q.s.kinds(), gv, q.s.cfg.Version.GitVersion) })
+		})
 	}
 	return errPath()
+}
+
+// sendV3 answers with the document of one group version.
+func (q *request) sendV3(hash string, get func() (document, error)) error {
+	switch accept := q.r.Header.Get("Accept"); {
+	case accept == "", strings.Contains(accept, "*/*"), strings.Contains(accept, wire.JSONType):
+	default:
+		return notAcceptable(wire.JSONType)
+	}
+	if asked := q.query.Get("hash"); asked != "" {
+		if asked != hash {
+			to := url.URL{Path: q.r.URL.Path, RawQuery: "hash=" + hash}
+			q.w.Header().Set("Location", to.String())
+			q.w.WriteHeader(http.StatusMovedPermanently)
+			return nil
+		}
+		// A URL with its hash never changes.
+		q.w.Header().Set("Cache-Control", "public, immutable")
+		q.w.Header().Set("Expires", q.s.clock.Now().AddDate(1, 0, 0).UTC().Format(http.TimeFormat))
+	}
+	doc, err := get()
+	if err != nil {
+		return err
+	}
+	doc.etag = hash
+	return q.sendCompressed(doc, wire.JSONType)
 }

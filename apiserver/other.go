@@ -79,8 +79,10 @@ func (q *request) serveOther(ctx context.Context) error {
 		return q.serveDiscovery("api", func() runtime.Object { return discovery.APIVersions(q.s.kinds(), q.r.Host) },
 			func() runtime.Object { return discovery.Aggregated(q.s.kinds(), true) })
 	case trimmed == "/apis":
-		return q.serveDiscovery("apis", func() runtime.Object { return discovery.APIGroupList(q.s.kinds()) },
-			func() runtime.Object { return discovery.Aggregated(q.s.kinds(), false) })
+		return q.serveDiscovery("apis", func() runtime.Object { return discovery.APIGroupList(q.s.kinds(), q.s.remotes().Remotes...) },
+			func() runtime.Object {
+				return discovery.Aggregated(q.s.kinds(), false, q.s.remotes().Remotes...)
+			})
 	case strings.HasPrefix(trimmed, "/api/"), strings.HasPrefix(trimmed, "/apis/"):
 		return q.serveGroup(trimmed)
 	case trimmed == "/metrics":
@@ -161,7 +163,7 @@ func (q *request) serveGroup(path string) error {
 			obj = l
 		}
 	case parts[0] == "apis" && len(parts) == 2:
-		if g := discovery.APIGroup(q.s.kinds(), parts[1]); g != nil {
+		if g := discovery.APIGroup(q.s.kinds(), parts[1], q.s.remotes().Remotes...); g != nil {
 			obj = g
 		}
 	case parts[0] == "apis" && len(parts) == 3:
@@ -185,7 +187,7 @@ func (q *request) serveGroup(path string) error {
 // serveIndex lists the paths of the server.
 func (q *request) serveIndex() error {
 	paths := []string{"/.well-known/openid-configuration", "/api"}
-	for _, g := range discovery.Groups(q.s.kinds()) {
+	for _, g := range discovery.Groups(q.s.kinds(), q.s.remotes().Remotes...) {
 		if g.Name == "" {
 			paths = append(paths, "/api/v1", "/apis", "/apis/")
 			continue

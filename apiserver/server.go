@@ -35,6 +35,7 @@ import (
 	"proa.dev/apiserver/admit"
 	"proa.dev/apiserver/audit"
 	"proa.dev/apiserver/auth"
+	"proa.dev/apiserver/extend/aggregate"
 	"proa.dev/apiserver/fair"
 	"proa.dev/client"
 	"proa.dev/env"
@@ -83,6 +84,10 @@ type Config struct {
 	Rules     auth.RuleResolver // nil: SelfSubjectRulesReview is incomplete
 	Admit     admit.Chain
 	Nodes     NodeTransport // nil: log, exec and proxy answer 503
+
+	// Aggregate sends requests for other servers' group versions on; nil: there are
+	// none. The caller runs it.
+	Aggregate *aggregate.Aggregator
 
 	// Held are the tokens that admission holds (the same that its plugins have); nil
 	// where no other server writes the store.
@@ -186,18 +191,29 @@ func New(cfg Config) (*Server, error) {
 // kinds is the table of the kinds that are served now.
 func (s *Server) kinds() *kind.Table { return s.view.Table() }
 
-// documentsOf are the documents about one table.
+// documentsOf are the documents about one table and other servers.
 type documentsOf struct {
-	table *kind.Table
+	table   *kind.Table
+	remotes *aggregate.State
 	documents
 }
 
+// remotes are what is known of other servers.
+func (s *Server) remotes() *aggregate.State {
+	if s.cfg.Aggregate == nil {
+		return noRemotes
+	}
+	return s.cfg.Aggregate.State()
+}
+
+var noRemotes = &aggregate.State{}
+
 // documents about the kinds that are served now.
 func (s *Server) documents() *documentsOf {
-	t := s.kinds()
+	t, remotes := s.kinds(), s.remotes()
 	d := s.newest.Load()
-	if d == nil || d.table != t {
-		d = &documentsOf{table: t}
+	if d == nil || d.table != t || d.remotes != remotes {
+		d = &documentsOf{table: t, remotes: remotes}
 		s.newest.Store(d)
 	}
 	return d

@@ -40,6 +40,8 @@ import (
 	"proa.dev/apiserver/audit"
 	"proa.dev/apiserver/auth"
 	"proa.dev/apiserver/auth/access"
+	"proa.dev/apiserver/discovery"
+	"proa.dev/apiserver/extend/aggregate"
 	"proa.dev/apiserver/extend/crd"
 	"proa.dev/apiserver/extend/hook"
 	"proa.dev/apiserver/fair"
@@ -49,6 +51,7 @@ import (
 	"proa.dev/cluster/pki"
 	"proa.dev/cluster/signer"
 	"proa.dev/control"
+	"proa.dev/control/apiservice"
 	"proa.dev/control/certificate"
 	"proa.dev/control/customresource"
 	"proa.dev/control/parts"
@@ -115,6 +118,12 @@ type Config struct {
 	// used by Disk and Etcd, unless it is given.
 	EncryptionFile string
 	Seal           *seal.Set
+
+	// FrontProxy is the certificate with which this server shows servers behind
+	// APIServices that it may speak for users, and FrontProxyCA what signed it (PEM);
+	// nil: from the Authority. They are told in kube-system/extension-apiserver-authentication.
+	FrontProxy   func() (*tls.Certificate, error)
+	FrontProxyCA []byte
 
 	// Access is the rest of authentication and authorization: files, front proxy, OIDC,
 	// webhooks. What it has in common with the fields here is taken from these.
@@ -211,6 +220,7 @@ type Server struct {
 	audit  *audit.Log
 	fair   *fair.Dispatcher
 	access *access.Access
+	others *aggregate.Aggregator
 	since  int64 // the first revision that this program has written
 }
 
@@ -226,6 +236,10 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		}
 		if cfg.First.CA == nil {
 			cfg.First.CA = a.PEM()
+		}
+		if cfg.FrontProxy == nil && a.FrontProxy != nil {
+			cfg.FrontProxy = a.FrontProxy.Leaf(pki.LeafLife, func() pki.Names { return pki.Names{CommonName: pki.FrontProxyName, Client: true} }).Certificate
+			cfg.FrontProxyCA = a.FrontProxy.PEM()
 		}
 	}
 	if !cfg.Services.IsValid() {
@@ -357,7 +371,9 @@ func (s *Server) assemble() error {
 		Version: utilversion.Info{Major: "1", Minor: "37", GitVersion: KubernetesVersion + "+proa", GitTreeState: "clean",
 			GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH},
 	}
-	api.Collectors = append(api.Collectors, meter)
+	s.others = aggregate.New(aggregate.Config{View: s.View, Clock: c.Clock, Rand: c.Rand, Log: c.Log, Certificate: c.FrontProxy})
+	api.Aggregate = s.others
+	api.Collectors = append(api.Collectors, meter, s.others)
 	c.Audit.Clock, c.Audit.Log = c.Clock, c.Log
 	if api.Audit, err = audit.New(c.Audit); err != nil {
 		return err
@@ -469,13 +485,14 @@ func (s *Server) start(g *group.Group) error {
 	}
 	g.Go("definitions", func(ctx context.Context) error {
 		// Every server decides about definitions, also one without controllers.
-		rt := control.New(control.Config{Parts: customresource.Parts(), View: s.View, Clock: s.cfg.Clock, Log: s.cfg.Log, Workers: 2,
+		rt := control.New(control.Config{Parts: append(customresource.Parts(), apiservice.Parts(discovery.Priority, s.trust())...), View: s.View, Clock: s.cfg.Clock, Log: s.cfg.Log, Workers: 2,
 			Client: func(string) client.Client { return s.Admin() }})
 		if err := rt.Run(ctx); ctx.Err() == nil {
 			return err
 		}
 		return nil
 	})
+	g.Go("aggregation", func(ctx context.Context) error { return s.others.Run(ctx, s.Admin()) })
 	g.Go("access", s.access.Run)
 	if s.cfg.Seal != nil {
 		g.Go("seal", s.cfg.Seal.Run)

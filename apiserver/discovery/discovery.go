@@ -13,7 +13,6 @@ import (
 	apidiscovery "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/version"
 
 	"proa.dev/kind"
 )
@@ -40,26 +39,29 @@ type Group struct {
 	Versions []string
 }
 
-// Groups in the order of the table's rows; the core group is "" and comes first.
-func Groups(t *kind.Table) []Group {
+// Groups of the table and of other servers, by priority; the core group is "" and
+// comes first.
+func Groups(t *kind.Table, remotes ...Remote) []Group {
 	var groups []Group
 	at := map[string]int{}
-	for _, k := range t.Rows() {
-		i, ok := at[k.Group]
+	add := func(group, ver string) {
+		i, ok := at[group]
 		if !ok {
 			i = len(groups)
-			at[k.Group] = i
-			groups = append(groups, Group{Name: k.Group})
+			at[group] = i
+			groups = append(groups, Group{Name: group})
 		}
-		if !has(groups[i].Versions, k.Version) {
-			groups[i].Versions = append(groups[i].Versions, k.Version)
+		if !has(groups[i].Versions, ver) {
+			groups[i].Versions = append(groups[i].Versions, ver)
 		}
 	}
-	for i := range groups {
-		v := groups[i].Versions
-		sort.SliceStable(v, func(a, b int) bool { return version.CompareKubeAwareVersionStrings(v[a], v[b]) > 0 })
+	for _, k := range t.Rows() {
+		add(k.Group, k.Version)
 	}
-	sort.SliceStable(groups, func(a, b int) bool { return groups[a].Name == "" && groups[b].Name != "" })
+	for i := range remotes {
+		add(remotes[i].Group, remotes[i].Version)
+	}
+	order(groups, remotes)
 	return groups
 }
 
@@ -147,8 +149,8 @@ func ResourceList(t *kind.Table, group, ver string) *metav1.APIResourceList {
 }
 
 // APIGroup is the classic document of one named group; nil if not served.
-func APIGroup(t *kind.Table, name string) *metav1.APIGroup {
-	for _, g := range Groups(t) {
+func APIGroup(t *kind.Table, name string, remotes ...Remote) *metav1.APIGroup {
+	for _, g := range Groups(t, remotes...) {
 		if g.Name == name && name != "" {
 			a := apiGroup(g)
 			a.TypeMeta = metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"}
@@ -168,9 +170,9 @@ func apiGroup(g Group) metav1.APIGroup {
 }
 
 // APIGroupList is the classic /apis.
-func APIGroupList(t *kind.Table) *metav1.APIGroupList {
+func APIGroupList(t *kind.Table, remotes ...Remote) *metav1.APIGroupList {
 	l := &metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}, Groups: []metav1.APIGroup{}}
-	for _, g := range Groups(t) {
+	for _, g := range Groups(t, remotes...) {
 		if g.Name != "" {
 			l.Groups = append(l.Groups, apiGroup(g))
 		}
@@ -191,15 +193,23 @@ func APIVersions(t *kind.Table, address string) *metav1.APIVersions {
 }
 
 // Aggregated is /api (core true) or /apis in one document.
-func Aggregated(t *kind.Table, core bool) *apidiscovery.APIGroupDiscoveryList {
+func Aggregated(t *kind.Table, core bool, remotes ...Remote) *apidiscovery.APIGroupDiscoveryList {
 	l := &apidiscovery.APIGroupDiscoveryList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupDiscoveryList", APIVersion: "apidiscovery.k8s.io/v2"},
 		Items: []apidiscovery.APIGroupDiscovery{}}
-	for _, g := range Groups(t) {
+	for _, g := range Groups(t, remotes...) {
 		if (g.Name == "") != core {
 			continue
 		}
 		d := apidiscovery.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: g.Name}}
 		for _, v := range g.Versions {
+			if r := find(remotes, g.Name, v); r != nil {
+				fresh := apidiscovery.DiscoveryFreshnessCurrent
+				if !r.IsCurrent {
+					fresh = apidiscovery.DiscoveryFreshnessStale
+				}
+				d.Versions = append(d.Versions, apidiscovery.APIVersionDiscovery{Version: v, Freshness: fresh, Resources: r.Resources})
+				continue
+			}
 			d.Versions = append(d.Versions, apidiscovery.APIVersionDiscovery{Version: v, Freshness: apidiscovery.DiscoveryFreshnessCurrent, Resources: aggregatedResources(t, g.Name, v)})
 		}
 		l.Items = append(l.Items, d)

@@ -50,8 +50,15 @@ type Authority struct {
 	ServiceAccountKey *ecdsa.PrivateKey
 	// SecretsKey encrypts Secrets at rest: 32 bytes.
 	SecretsKey []byte
+	// FrontProxy signs the API server's certificate as front proxy: an authority of
+	// its own, so that no other certificate of the cluster lets its holder speak for
+	// others. It has no keys besides.
+	FrontProxy *Authority
 	now        func() time.Time
 }
+
+// FrontProxyName is the common name of the API server as front proxy.
+const FrontProxyName = "front-proxy-client"
 
 // Open reads the authority in dir, or makes one. A file that is there but cannot
 // be read, or does not fit the others, is an error: it is never replaced. Keys
@@ -63,16 +70,34 @@ func Open(dir string, now func() time.Time) (*Authority, error) {
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make key directory %q private: %w", dir, err)
 	}
+	a, err := openCA(dir, "ca", "proa-ca", now)
+	if err != nil {
+		return nil, err
+	}
+	if a.FrontProxy, err = openCA(dir, "front-proxy-ca", "proa-front-proxy-ca", now); err != nil {
+		return nil, err
+	}
+	if a.ServiceAccountKey, err = loadOrMakeKey(filepath.Join(dir, "sa.key")); err != nil {
+		return nil, err
+	}
+	if a.SecretsKey, err = loadOrMakeSecret(filepath.Join(dir, "secrets.key")); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// openCA reads NAME.key and NAME.crt, or makes them.
+func openCA(dir, name, commonName string, now func() time.Time) (*Authority, error) {
 	a := &Authority{now: now}
-	key, err := loadOrMakeKey(filepath.Join(dir, "ca.key"))
+	key, err := loadOrMakeKey(filepath.Join(dir, name+".key"))
 	if err != nil {
 		return nil, err
 	}
 	a.key = key
-	crt := filepath.Join(dir, "ca.crt")
+	crt := filepath.Join(dir, name+".crt")
 	a.pem, err = os.ReadFile(crt)
 	if os.IsNotExist(err) {
-		der, err := selfSign(key, now())
+		der, err := selfSign(key, commonName, now())
 		if err != nil {
 			return nil, fmt.Errorf("sign the cluster's own certificate: %w", err)
 		}
@@ -91,16 +116,10 @@ func Open(dir string, now func() time.Time) (*Authority, error) {
 		return nil, fmt.Errorf("read certificate %q: %w", crt, err)
 	}
 	if !key.PublicKey.Equal(a.Cert.PublicKey) {
-		return nil, fmt.Errorf("read certificate %q: it does not belong to ca.key beside it; restore both from the same backup", crt)
+		return nil, fmt.Errorf("read certificate %q: it does not belong to %s.key beside it; restore both from the same backup", crt, name)
 	}
 	if !now().Before(a.Cert.NotAfter) {
 		return nil, fmt.Errorf("read certificate %q: it expired at %s; check the clock, or create the cluster anew", crt, a.Cert.NotAfter.Format(time.RFC3339))
-	}
-	if a.ServiceAccountKey, err = loadOrMakeKey(filepath.Join(dir, "sa.key")); err != nil {
-		return nil, err
-	}
-	if a.SecretsKey, err = loadOrMakeSecret(filepath.Join(dir, "secrets.key")); err != nil {
-		return nil, err
 	}
 	return a, nil
 }
@@ -262,13 +281,13 @@ func sameNames(a, b Names) bool {
 		slices.EqualFunc(a.IPs, b.IPs, func(x, y net.IP) bool { return x.Equal(y) })
 }
 
-func selfSign(key crypto.Signer, now time.Time) ([]byte, error) {
+func selfSign(key crypto.Signer, name string, now time.Time) ([]byte, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 	if err != nil {
 		return nil, err
 	}
 	t := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: "proa-ca"},
+		SerialNumber: serial, Subject: pkix.Name{CommonName: name},
 		NotBefore: now.Add(-backdate), NotAfter: now.Add(CALife),
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
 		IsCA:     true, BasicConstraintsValid: true,

@@ -291,18 +291,26 @@ func (t *through) RoundTrip(req *http.Request) (*http.Response, error) {
 func (t *through) CloseIdleConnections() { t.next.CloseIdleConnections() }
 
 func (t *through) endpoint() (string, error) {
-	snap := t.view.Snapshot()
-	s := t.service
+	hosts, err := Endpoints(t.view.Snapshot(), t.service)
+	if err != nil {
+		return "", err
+	}
+	return hosts[t.rand.Uint64()%uint64(len(hosts))], nil
+}
+
+// Endpoints are the addresses (host:port) behind a Service's port, one at least.
+// The errors are those that upstream's resolver has.
+func Endpoints(snap view.Snapshot, s Service) ([]string, error) {
 	svc := view.Get[*corev1.Service](snap, kind.Service, s.Namespace, s.Name)
 	if svc == nil {
-		return "", apierrors.NewNotFound(schema.GroupResource{Resource: "service"}, s.Name)
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "service"}, s.Name)
 	}
 	want := s.Port
 	if want == 0 {
 		want = 443
 	}
 	if svc.Spec.Type == corev1.ServiceTypeExternalName {
-		return net.JoinHostPort(svc.Spec.ExternalName, strconv.Itoa(int(want))), nil
+		return []string{net.JoinHostPort(svc.Spec.ExternalName, strconv.Itoa(int(want)))}, nil
 	}
 	port := ""
 	found := false
@@ -313,13 +321,13 @@ func (t *through) endpoint() (string, error) {
 		}
 	}
 	if !found {
-		return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %d found for service %q", want, s.Name))
+		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %d found for service %q", want, s.Name))
 	}
 	hosts := endpoints(snap, s.Namespace, s.Name, port)
 	if len(hosts) == 0 {
-		return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no endpoints available for service %q", s.Name))
+		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("no endpoints available for service %q", s.Name))
 	}
-	return hosts[t.rand.Uint64()%uint64(len(hosts))], nil
+	return hosts, nil
 }
 
 // endpoints are the ready addresses of a service port.

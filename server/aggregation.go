@@ -1,0 +1,31 @@
+package server
+
+import (
+	"os"
+
+	"proa.dev/cluster/pki"
+	"proa.dev/control/apiservice"
+)
+
+// trust is what servers behind APIServices are told: who may speak for users, and
+// whose certificates are users'.
+func (s *Server) trust() apiservice.Trust {
+	c := &s.cfg
+	t := apiservice.Trust{ClientCA: c.First.CA, RequestHeader: c.FrontProxyCA, Names: []string{pki.FrontProxyName}}
+	if file := c.Access.ClientCAFile; file != "" {
+		// It was read a moment ago by what authenticates.
+		if data, err := os.ReadFile(file); err == nil {
+			t.ClientCA = data
+		}
+	}
+	if h := c.Access.RequestHeader; h.CAFile != "" {
+		if data, err := os.ReadFile(h.CAFile); err == nil {
+			t.RequestHeader = append(append([]byte(nil), t.RequestHeader...), data...)
+			// No names in the flag means every name.
+			if t.Names = append(t.Names, h.AllowedNames...); len(h.AllowedNames) == 0 {
+				t.Names = nil
+			}
+		}
+	}
+	return t
+}
