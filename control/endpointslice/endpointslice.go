@@ -1,5 +1,6 @@
 // Package endpointslice keeps the EndpointSlices, and the classic Endpoints, of
-// Services with selectors (Kubernetes docs, "EndpointSlices"; KEP-752).
+// Services with selectors (Kubernetes docs, "EndpointSlices"; KEP-752), and mirrors
+// into slices the Endpoints that users write for Services without one.
 //
 // One plan reads the pods that the selector matches (by index, not by looking at
 // every pod), resolves the ports for each, and changes as few slices as it can:

@@ -20,7 +20,7 @@ import (
 
 func TestScenarios(t *testing.T) {
 	scenario.Run(t, "testdata/*.txtar", func() []control.Part {
-		return []control.Part{endpointslice.Part(), endpointslice.EndpointsPart()}
+		return []control.Part{endpointslice.Part(), endpointslice.EndpointsPart(), endpointslice.MirrorPart()}
 	})
 }
 

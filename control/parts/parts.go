@@ -41,6 +41,7 @@ func All(table *kind.Table, ca string) []control.Part {
 		deployment.Part(),
 		endpointslice.Part(),
 		endpointslice.EndpointsPart(),
+		endpointslice.MirrorPart(),
 		daemonset.Part(),
 		statefulset.Part(),
 		job.Part(),

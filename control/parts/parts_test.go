@@ -40,8 +40,9 @@ func TestPartsAreComplete(t *testing.T) {
 
 // shared doors have more than one writer, each with fields of its own.
 var shared = map[string]string{
-	"controllerrevisions.apps": "each its own sets' revisions, by owner",
-	"pods/status":              "Ready=False of silent nodes; DisruptionTarget of evictions; phase Failed of pods that no node will finish",
+	"controllerrevisions.apps":        "each its own sets' revisions, by owner",
+	"endpointslices.discovery.k8s.io": "each its own slices, by the label managed-by",
+	"pods/status":                     "Ready=False of silent nodes; DisruptionTarget of evictions; phase Failed of pods that no node will finish",
 }
 
 // Each field has one writer: two parts may update one door only if it is said why.
