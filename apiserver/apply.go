@@ -12,10 +12,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
-	"k8s.io/client-go/applyconfigurations"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 	"sigs.k8s.io/yaml"
 
+	"proa.dev/apiserver/fields"
 	"proa.dev/kind"
 	"proa.dev/store"
 )
@@ -25,11 +25,8 @@ import (
 // "before-first-apply", as for upstream's objects from before that feature. Until
 // then a write pays nothing for it.
 
-// appliers are made on first use: the type converter takes 0.3 s to parse.
+// appliers are made on first use.
 type appliers struct {
-	once      sync.Once
-	converter managedfields.TypeConverter
-
 	mu     sync.Mutex
 	byDoor map[applierKey]*managedfields.FieldManager
 }
@@ -50,7 +47,6 @@ func (s *Server) fieldManager(k *kind.Kind, sub string) (*managedfields.FieldMan
 		return e.FieldManager(sub)
 	}
 	a := &s.appliers
-	a.once.Do(func() { a.converter = applyconfigurations.NewTypeConverter(kind.Scheme()) })
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	key := applierKey{k, sub}
@@ -67,7 +63,7 @@ func (s *Server) fieldManager(k *kind.Kind, sub string) (*managedfields.FieldMan
 		reset[version] = fieldpath.NewExcludeSetFilter(fieldpath.NewSet(fieldpath.MakePathOrDie("spec")))
 	}
 	scheme := kind.Scheme()
-	m, err := managedfields.NewDefaultFieldManager(a.converter, scheme, noDefaults{}, scheme, k.GVK(), k.GVK().GroupVersion(), sub, reset)
+	m, err := managedfields.NewDefaultFieldManager(fields.BuiltIn(), versions{scheme}, noDefaults{}, scheme, k.GVK(), k.GVK().GroupVersion(), sub, reset)
 	if err != nil {
 		return nil, fmt.Errorf("make field manager of %s: %w", k, err)
 	}
@@ -82,6 +78,36 @@ func (s *Server) fieldManager(k *kind.Kind, sub string) (*managedfields.FieldMan
 type noDefaults struct{}
 
 func (noDefaults) Default(runtime.Object) {}
+
+// versions converts built-in objects between the versions of their kind.
+type versions struct{ runtime.ObjectConvertor }
+
+func (v versions) ConvertToVersion(in runtime.Object, to runtime.GroupVersioner) (runtime.Object, error) {
+	from := in.GetObjectKind().GroupVersionKind()
+	want, ok := to.KindForGroupVersionKinds([]schema.GroupVersionKind{from})
+	if gv, is := to.(schema.GroupVersion); !ok && is {
+		want, ok = gv.WithKind(from.Kind), true // events are in two groups
+	}
+	obj, isObject := in.(kind.Object)
+	if !ok || !isObject || want.GroupVersion() == from.GroupVersion() {
+		return v.ObjectConvertor.ConvertToVersion(in, to)
+	}
+	source := kind.All.ByKind(from)
+	target := kind.All.ByKind(want)
+	if source == nil || target == nil || source.Root() != target.Root() {
+		return v.ObjectConvertor.ConvertToVersion(in, to)
+	}
+	stored, err := toStored(source, obj.DeepCopyObject().(kind.Object))
+	if err != nil {
+		return nil, err
+	}
+	out, err := served(target, stored)
+	if err != nil {
+		return nil, err
+	}
+	out.GetObjectKind().SetGroupVersionKind(target.GVK())
+	return out, nil
+}
 
 // track notes which fields of a tracked object the manager has changed by
 // something other than an apply.
@@ -106,10 +132,6 @@ func (s *Server) track(c *call, obj, old kind.Object, manager string) (kind.Obje
 
 // apply carries out one apply patch (application/apply-patch+yaml).
 func (s *Server) apply(ctx context.Context, c *call, data []byte, o metav1.PatchOptions) (obj kind.Object, created bool, err error) {
-	if c.kind.Stored != nil && !c.kind.Custom {
-		return nil, false, apierrors.NewGenericServerResponse(415, "patch", c.kind.GroupResource(), c.name,
-			fmt.Sprintf("server-side apply of %s is offered in version %s only", c.kind, c.kind.Root().Version), 0, false)
-	}
 	door, err := s.door(c)
 	if err != nil {
 		return nil, false, err
