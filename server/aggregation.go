@@ -5,7 +5,15 @@ import (
 
 	"proa.dev/cluster/pki"
 	"proa.dev/control/apiservice"
+	"proa.dev/control/namespace"
+	"proa.dev/view"
 )
+
+// elsewhere has a namespace emptied on servers behind APIServices.
+func (s *Server) elsewhere(snap view.Snapshot, name string) namespace.Elsewhere {
+	e, ok := s.others.Empty(snap, name)
+	return namespace.Elsewhere{IsKnown: ok, Groups: e.Groups, Problems: e.Problems, Remaining: e.Remaining, Finalizers: e.Finalizers}
+}
 
 // trust is what servers behind APIServices are told: who may speak for users, and
 // whose certificates are users'.

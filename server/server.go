@@ -54,6 +54,7 @@ import (
 	"proa.dev/control/apiservice"
 	"proa.dev/control/certificate"
 	"proa.dev/control/customresource"
+	"proa.dev/control/namespace"
 	"proa.dev/control/parts"
 	"proa.dev/env"
 	"proa.dev/internal/group"
@@ -124,6 +125,9 @@ type Config struct {
 	// nil: from the Authority. They are told in kube-system/extension-apiserver-authentication.
 	FrontProxy   func() (*tls.Certificate, error)
 	FrontProxyCA []byte
+	// Dial opens connections to servers behind APIServices; nil: the machine's own
+	// network.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// Access is the rest of authentication and authorization: files, front proxy, OIDC,
 	// webhooks. What it has in common with the fields here is taken from these.
@@ -371,7 +375,7 @@ func (s *Server) assemble() error {
 		Version: utilversion.Info{Major: "1", Minor: "37", GitVersion: KubernetesVersion + "+proa", GitTreeState: "clean",
 			GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH},
 	}
-	s.others = aggregate.New(aggregate.Config{View: s.View, Clock: c.Clock, Rand: c.Rand, Log: c.Log, Certificate: c.FrontProxy})
+	s.others = aggregate.New(aggregate.Config{View: s.View, Clock: c.Clock, Rand: c.Rand, Log: c.Log, Certificate: c.FrontProxy, Dial: c.Dial})
 	api.Aggregate = s.others
 	api.Collectors = append(api.Collectors, meter, s.others)
 	c.Audit.Clock, c.Audit.Log = c.Clock, c.Log
@@ -395,6 +399,11 @@ func (s *Server) assemble() error {
 		return err
 	}
 	all := append(parts.All(kind.All, string(c.First.CA)), certificate.ApproverPart(s.mayRequest))
+	for i := range all {
+		if all[i].Name == namespace.Name {
+			all[i] = namespace.PartWith(kind.All, s.elsewhere)
+		}
+	}
 	s.parts = append(chosenParts(all, s.on), c.Parts...)
 	return nil
 }

@@ -23,12 +23,41 @@ import (
 	"proa.dev/view"
 )
 
+// Elsewhere is what is known of a namespace's content on servers behind
+// APIServices, which the view does not hold.
+type Elsewhere struct {
+	IsKnown bool // false: it is being found out
+	// Groups that could not be asked, with the reasons.
+	Groups []string
+	// Problems of deleting.
+	Problems []string
+	// Remaining objects by RESOURCE.GROUP, and those with a finalizer by its name.
+	Remaining, Finalizers map[string]int
+}
+
+// Pauses until a namespace is looked at again because of servers elsewhere.
+const (
+	askAgain   = 100 * time.Millisecond
+	checkAgain = 5 * time.Second
+)
+
+// Name of the part.
+const Name = "namespace-controller"
+
 // Part registers the controller for the kinds of table.
-func Part(table *kind.Table) control.Part {
+func Part(table *kind.Table) control.Part { return PartWith(table, nil) }
+
+// PartWith also asks what servers behind APIServices hold; the function empties the
+// namespace there, in the background, and does not block.
+func PartWith(table *kind.Table, elsewhere func(s view.Snapshot, namespace string) Elsewhere) control.Part {
 	p := control.Part{
-		Name: "namespace-controller", Kind: kind.Namespace,
+		Name: Name, Kind: kind.Namespace,
 		Plan: func(s view.Snapshot, ref view.Ref, now time.Time) (act.List, time.Time) {
-			return Plan(s, ref, now), time.Time{}
+			ns := view.Get[*corev1.Namespace](s, kind.Namespace, "", ref.Name)
+			if elsewhere == nil || ns == nil || ns.DeletionTimestamp == nil || ns.Status.Phase != corev1.NamespaceTerminating {
+				return Plan(s, ref, now), time.Time{}
+			}
+			return PlanWith(s, ref, now, elsewhere(s, ref.Name))
 		},
 		Writes: []control.Write{
 			{Verbs: []string{"delete"}},
@@ -63,6 +92,22 @@ func contents(table *kind.Table) []*kind.Kind {
 
 // Plan deletes what can go now and reports what remains.
 func Plan(s view.Snapshot, ref view.Ref, now time.Time) act.List {
+	actions, _ := PlanWith(s, ref, now, Elsewhere{IsKnown: true})
+	return actions
+}
+
+// PlanWith is Plan with what is known of servers behind APIServices.
+func PlanWith(s view.Snapshot, ref view.Ref, now time.Time, there Elsewhere) (actions act.List, again time.Time) {
+	switch {
+	case !there.IsKnown:
+		again = now.Add(askAgain)
+	case len(there.Groups)+len(there.Problems)+len(there.Remaining) > 0:
+		again = now.Add(checkAgain)
+	}
+	return plan(s, ref, now, there), again
+}
+
+func plan(s view.Snapshot, ref view.Ref, now time.Time, there Elsewhere) act.List {
 	ns := view.Get[*corev1.Namespace](s, kind.Namespace, "", ref.Name)
 	if ns == nil || ns.DeletionTimestamp == nil {
 		return nil
@@ -93,7 +138,16 @@ func Plan(s view.Snapshot, ref view.Ref, now time.Time) act.List {
 			deletes = append(deletes, act.Delete{Target: view.RefOf(k, o), UID: o.GetUID(), Propagation: metav1.DeletePropagationBackground, Reason: "namespace-deleted"})
 		}
 	}
-	if len(remaining) == 0 {
+	if !there.IsKnown {
+		return deletes
+	}
+	for what, n := range there.Remaining {
+		remaining[what] += n
+	}
+	for f, n := range there.Finalizers {
+		finalizers[f] += n
+	}
+	if len(remaining)+len(there.Groups)+len(there.Problems) == 0 {
 		if len(ns.Spec.Finalizers) == 0 {
 			return nil
 		}
@@ -110,10 +164,24 @@ func Plan(s view.Snapshot, ref view.Ref, now time.Time) act.List {
 		return act.List{act.Update{Kind: kind.Namespace, Object: want, Sub: "finalize", Reason: "empty"}}
 	}
 	want := ns.DeepCopy()
-	set(&want.Status, now, "NamespaceDeletionDiscoveryFailure", false, "ResourcesDiscovered", "All resources successfully discovered")
+	if n := len(there.Groups); n > 0 {
+		set(&want.Status, now, "NamespaceDeletionDiscoveryFailure", true, "DiscoveryFailed",
+			fmt.Sprintf("Discovery failed for some groups, %d failing: unable to retrieve the complete list of server APIs: %s", n, strings.Join(there.Groups, ", ")))
+	} else {
+		set(&want.Status, now, "NamespaceDeletionDiscoveryFailure", false, "ResourcesDiscovered", "All resources successfully discovered")
+	}
 	set(&want.Status, now, "NamespaceDeletionGroupVersionParsingFailure", false, "ParsedGroupVersions", "All legacy kube types successfully parsed")
-	set(&want.Status, now, "NamespaceDeletionContentFailure", false, "ContentDeleted", "All content successfully deleted, may be waiting on finalization")
-	set(&want.Status, now, "NamespaceContentRemaining", true, "SomeResourcesRemain", "Some resources are remaining: "+list(remaining, "%s has %d resource instances"))
+	if n := len(there.Problems); n > 0 {
+		set(&want.Status, now, "NamespaceDeletionContentFailure", true, "ContentDeletionFailed",
+			fmt.Sprintf("Failed to delete all resource types, %d remaining: %s", n, strings.Join(there.Problems, ", ")))
+	} else {
+		set(&want.Status, now, "NamespaceDeletionContentFailure", false, "ContentDeleted", "All content successfully deleted, may be waiting on finalization")
+	}
+	if len(remaining) > 0 {
+		set(&want.Status, now, "NamespaceContentRemaining", true, "SomeResourcesRemain", "Some resources are remaining: "+list(remaining, "%s has %d resource instances"))
+	} else {
+		set(&want.Status, now, "NamespaceContentRemaining", false, "ContentRemoved", "All content successfully removed")
+	}
 	if len(finalizers) > 0 {
 		set(&want.Status, now, "NamespaceFinalizersRemaining", true, "SomeFinalizersRemain", "Some content in the namespace has finalizers remaining: "+list(finalizers, "%s in %d resource instances"))
 	} else {

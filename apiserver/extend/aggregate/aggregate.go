@@ -81,6 +81,8 @@ type Aggregator struct {
 	mu    sync.Mutex
 	ways  map[string]*Way   // by name of the APIService
 	known map[string]*known // by name of the APIService
+	empty map[string]*Emptied
+	asked chan struct{} // a token: a namespace is to be emptied
 }
 
 // State is what is known of the servers; it does not change, a new one takes its
@@ -113,7 +115,7 @@ func New(cfg Config) *Aggregator {
 	if cfg.Dial == nil {
 		cfg.Dial = (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext
 	}
-	a := &Aggregator{cfg: cfg, meter: newMeter(), ways: map[string]*Way{}, known: map[string]*known{}}
+	a := &Aggregator{cfg: cfg, meter: newMeter(), ways: map[string]*Way{}, known: map[string]*known{}, empty: map[string]*Emptied{}, asked: make(chan struct{}, 1)}
 	a.state.Store(&State{})
 	return a
 }

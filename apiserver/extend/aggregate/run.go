@@ -57,6 +57,7 @@ func (a *Aggregator) Run(ctx context.Context, cl client.Client) error {
 			delete(a.ways, name)
 		}
 	}()
+	all.Go(func() { a.emptying(ctx) })
 	watched := []*kind.Kind{kind.APIService, kind.Service, kind.EndpointSlice}
 	cursor := make([]int64, len(watched))
 	fresh := true
