@@ -143,6 +143,7 @@ type Server struct {
 	reading  atomic.Int64
 	writing  atomic.Int64
 	ids      *ids
+	crowd    crowd
 
 	draining  chan struct{}
 	drainOnce sync.Once

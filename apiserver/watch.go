@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -108,8 +110,28 @@ func (w *source) bookmark(rev int64, end bool) event {
 }
 
 // coalesce is the shortest time between two deliveries to one watcher: the first
-// change goes out at once, what follows within it goes together.
-const coalesce = 2 * time.Millisecond
+// change goes out at once, what follows within it goes together. A delivery costs a
+// record and a system call in each connection, so where many watch the same kind it
+// grows with their number, coalesceEach for each, up to coalesceMost.
+const (
+	coalesce     = 2 * time.Millisecond
+	coalesceEach = 60 * time.Microsecond
+	coalesceMost = 20 * time.Millisecond
+)
+
+// crowd counts the watchers of kinds; kinds may share a count.
+type crowd [256]atomic.Int64
+
+func (c *crowd) of(k *kind.Kind) *atomic.Int64 {
+	h := fnv.New32a()
+	h.Write([]byte(k.Root().Prefix))
+	return &c[h.Sum32()%uint32(len(c))]
+}
+
+// apart is the shortest time between deliveries to one of n watchers.
+func apart(n int64) time.Duration {
+	return min(max(coalesce, time.Duration(n)*coalesceEach), coalesceMost)
+}
 
 // run delivers until ctx ends, the time is over or emit fails. Batches are in
 // order of revision. emit must not keep the slice.
@@ -141,6 +163,9 @@ func (w *source) run(ctx context.Context, emit func([]event) error) error {
 	}
 	tick := clock.NewTimer(bookmarkEvery)
 	defer tick.Stop()
+	crowd := w.s.crowd.of(w.c.kind)
+	crowd.Add(1)
+	defer crowd.Add(-1)
 	var last time.Time
 	sent := w.from // newest revision the client knows
 	for {
@@ -175,7 +200,8 @@ func (w *source) run(ctx context.Context, emit func([]event) error) error {
 		}
 		select {
 		case <-more:
-			if wait := coalesce - clock.Now().Sub(last); wait > 0 && wait <= coalesce {
+			most := apart(crowd.Load())
+			if wait := most - clock.Now().Sub(last); wait > 0 && wait <= most {
 				t := clock.NewTimer(wait)
 				select {
 				case <-t.C():

@@ -105,6 +105,10 @@ func (e *watchEncoder) make(ev event, key frameKey) ([]byte, error) {
 	return wire.Frame(key.format, string(ev.typ), data), nil
 }
 
+// delivery is how much of a watch goes out at once: what fits into one TLS record
+// together with the head of its HTTP/2 frame, or it would take two.
+const delivery = 16<<10 - 9
+
 // serveWatch streams a watch over HTTP or WebSocket.
 func (q *request) serveWatch(ctx context.Context, c *call) error {
 	choice, ok := wire.Negotiate(q.accept(), true, false)
@@ -141,7 +145,7 @@ func (q *request) serveWatch(ctx context.Context, c *call) error {
 	rc.Flush()
 	g := newGuard(q.w, slowWrite)
 	defer g.end()
-	buf := make([]byte, 0, 16<<10)
+	buf := make([]byte, 0, delivery)
 	deliver := func(batch []event) error {
 		for i := range batch {
 			data, err := enc.encode(batch[i])

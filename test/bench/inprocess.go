@@ -28,20 +28,25 @@ import (
 
 // core is the API without HTTP in this process: disk store, view, verbs.
 type core struct {
-	store *disk.Store
+	store store.Store
 	view  *view.View
 	api   *apiserver.Server
 	end   func() error
 }
 
-// startCore opens a store in a directory of its own. Whoever calls has every right;
-// the admission that pods and config maps pass in a cluster is on.
+// startCore opens a store in a directory of its own.
 func startCore(ctx context.Context, dir string) (*core, error) {
-	log := slog.New(slog.DiscardHandler)
-	st, err := disk.Open(ctx, disk.Config{Dir: dir, Log: log, MinFreeBytes: -1})
+	st, err := disk.Open(ctx, disk.Config{Dir: dir, Log: slog.New(slog.DiscardHandler), MinFreeBytes: -1})
 	if err != nil {
 		return nil, err
 	}
+	return coreOn(ctx, st)
+}
+
+// coreOn puts the API on a store, which it closes in the end. Whoever calls has every right;
+// the admission that pods and config maps pass in a cluster is on.
+func coreOn(ctx context.Context, st store.Store) (*core, error) {
+	log := slog.New(slog.DiscardHandler)
 	v := view.New(kind.All, 0)
 	f := feed.New(st, v, kind.DecodeStored, log)
 	if err := f.Load(ctx); err != nil {

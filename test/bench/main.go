@@ -47,10 +47,13 @@ var benches = []bench{
 	{name: "idle", title: "Idle", run: idleBench},
 	{name: "pods", title: "Pods", run: podsBench},
 	{name: "creates", title: "Creates over HTTPS", run: createsBench},
+	{name: "requests", title: "Requests over HTTPS", run: requestsBench},
 	{name: "inprocess", title: "Writes in process", run: inProcessBench},
 	{name: "etcd", title: "Writes on etcd", run: etcdBench},
 	{name: "watch", title: "Watch", run: watchBench},
 	{name: "list", title: "Lists and memory at many pods", run: listBench},
+	{name: "custom", title: "Many custom kinds", run: customBench},
+	{name: "envtest", title: "Control planes in Go tests", run: envtestBench},
 	{name: "sched", title: "Scheduling", run: schedBench},
 	{name: "endpoint", title: "Services in the kernel", netns: true, run: endpointBench},
 }

@@ -22,13 +22,11 @@ import (
 	"proa.dev/kind"
 )
 
-const watchers = 100
-
 // stampMark stands before the nanoseconds at which a write was sent.
 const stampMark, stampDigits = "sent:", 19
 
-// watchBench measures fan-out: 100 watchers on connections of their own, first as
-// fast as it goes, then at a steady rate for the lag.
+// watchBench measures fan-out: 100 and 1,000 watchers on connections of their own,
+// first as fast as it goes, then at a steady rate for the lag.
 func watchBench(ctx context.Context, l *lab) ([]Figure, error) {
 	if err := l.up(ctx, "--no-node"); err != nil {
 		return nil, err
@@ -46,20 +44,37 @@ func watchBench(ctx context.Context, l *lab) ([]Figure, error) {
 	if err := makeNamespace(ctx, admin, namespace); err != nil {
 		return nil, err
 	}
+	var out []Figure
+	for _, watchers := range []int{100, 1000} {
+		figures, err := l.watchers(ctx, pid, namespace, watchers)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, figures...)
+	}
+	return out, nil
+}
+
+func (l *lab) watchers(ctx context.Context, pid int, namespace string, watchers int) ([]Figure, error) {
 	how := fmt.Sprintf("%d watchers of ConfigMaps of 1 KB, Protobuf over HTTP/2, a connection each; the writer is on the same machine and each write is synced to disk", watchers)
-	rate := Figure{Name: fmt.Sprintf("events delivered to %d watchers", watchers), Unit: "/s", More: true, Budget: 100_000, Goal: 300_000, How: how}
-	for run := range l.runs {
-		say("watch, full speed, run %d", run+1)
-		n, wall, _, err := l.fan(ctx, pid, namespace, run, 0, &rate)
+	rate := Figure{Name: fmt.Sprintf("events delivered to %s watchers", number(float64(watchers))), Unit: "/s", More: true, How: how}
+	runs, steady := l.runs, 200
+	if watchers == 100 {
+		rate.Budget, rate.Goal = 100_000, 300_000
+	} else {
+		runs, steady = min(2, runs), 20
+	}
+	for run := range runs {
+		say("watch, %d watchers, full speed, run %d", watchers, run+1)
+		n, wall, _, err := l.fan(ctx, pid, namespace, watchers, run, 0, &rate)
 		if err != nil {
 			return nil, err
 		}
 		rate.Samples = append(rate.Samples, float64(n)/wall.Seconds())
 	}
-	const steady = 200
-	lag := Figure{Name: fmt.Sprintf("lag at %s events/s", number(steady*watchers)), How: how + "; from sending the write to its arrival at one watcher in ten"}
+	lag := Figure{Name: fmt.Sprintf("lag at %s events/s to %s watchers", number(float64(steady*watchers)), number(float64(watchers))), How: how + "; from sending the write to its arrival at one watcher in ten"}
 	say("watch, %d writes per second", steady)
-	_, _, lags, err := l.fan(ctx, pid, namespace, l.runs, steady, &lag)
+	_, _, lags, err := l.fan(ctx, pid, namespace, watchers, runs, steady, &lag)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +83,7 @@ func watchBench(ctx context.Context, l *lab) ([]Figure, error) {
 
 // fan writes for a while, perSecond times or as often as it goes, and counts what
 // arrives until everyone has everything.
-func (l *lab) fan(ctx context.Context, pid int, namespace string, run, perSecond int, f *Figure) (events int64, wall time.Duration, lags []time.Duration, err error) {
+func (l *lab) fan(ctx context.Context, pid int, namespace string, watchers, run, perSecond int, f *Figure) (events int64, wall time.Duration, lags []time.Duration, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var got atomic.Int64
@@ -81,7 +96,7 @@ func (l *lab) fan(ctx context.Context, pid int, namespace string, run, perSecond
 			return 0, 0, nil, err
 		}
 		defer c.Close()
-		r, err := c.Do(ctx, http.MethodGet, client.Path(kind.ConfigMap, namespace, "", ""), map[string][]string{"watch": {"1"}, "resourceVersion": {""}, "labelSelector": {fmt.Sprintf("run=%d", run)}},
+		r, err := c.Do(ctx, http.MethodGet, client.Path(kind.ConfigMap, namespace, "", ""), map[string][]string{"watch": {"1"}, "resourceVersion": {""}, "labelSelector": {fmt.Sprintf("run=%d-%d", watchers, run)}},
 			wire.Protobuf.StreamType(), "", nil)
 		if err != nil {
 			return 0, 0, nil, err
@@ -130,7 +145,7 @@ func (l *lab) fan(ctx context.Context, pid int, namespace string, run, perSecond
 					if next = next.Add(tick); pause(ctx, time.Until(next)) != nil {
 						return
 					}
-				} else if n.Load()*watchers-got.Load() > 500*watchers {
+				} else if n.Load()*int64(watchers)-got.Load() > 500*int64(watchers) {
 					// Nobody may fall out of the server's window: then nothing more is
 					// measured. The server is never idle meanwhile.
 					if pause(ctx, time.Millisecond) != nil {
@@ -138,7 +153,7 @@ func (l *lab) fan(ctx context.Context, pid int, namespace string, run, perSecond
 					}
 					continue
 				}
-				body, err := wire.Encode(wire.Protobuf, stamped(namespace, fmt.Sprintf("m-%d-%d", run, n.Load()*100+int64(w)), run), kind.ConfigMap.GVK(), false)
+				body, err := wire.Encode(wire.Protobuf, stamped(namespace, fmt.Sprintf("m-%d-%d-%d", watchers, run, n.Load()*100+int64(w)), fmt.Sprintf("%d-%d", watchers, run)), kind.ConfigMap.GVK(), false)
 				if err == nil {
 					err = s.send(ctx, http.MethodPost, s.url, body, http.StatusCreated)
 				}
@@ -153,12 +168,12 @@ func (l *lab) fan(ctx context.Context, pid int, namespace string, run, perSecond
 	if err := errors.Join(append(errs, profiled())...); err != nil {
 		return 0, 0, nil, err
 	}
-	for limit := time.Now().Add(time.Minute); got.Load() < n.Load()*watchers; {
+	for limit := time.Now().Add(time.Minute); got.Load() < n.Load()*int64(watchers); {
 		if p := problem.Load(); p != nil {
 			return 0, 0, nil, fmt.Errorf("a watch ended: %w", *p)
 		}
 		if time.Now().After(limit) {
-			return 0, 0, nil, fmt.Errorf("%d of %d events arrived", got.Load(), n.Load()*watchers)
+			return 0, 0, nil, fmt.Errorf("%d of %d events arrived", got.Load(), n.Load()*int64(watchers))
 		}
 		if err := pause(ctx, time.Millisecond); err != nil {
 			return 0, 0, nil, err
@@ -174,9 +189,9 @@ func (l *lab) fan(ctx context.Context, pid int, namespace string, run, perSecond
 	return events, wall, lags, nil
 }
 
-func stamped(namespace, name string, run int) *corev1.ConfigMap {
+func stamped(namespace, name, run string) *corev1.ConfigMap {
 	m := configMap(namespace, name)
-	m.ObjectMeta = metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{"run": strconv.Itoa(run)}}
+	m.ObjectMeta = metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{"run": run}}
 	m.Data["t"] = fmt.Sprintf("%s%019d", stampMark, time.Now().UnixNano())
 	return m
 }
