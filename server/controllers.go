@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"proa.dev/control"
+	"proa.dev/control/admissionpolicy"
 	"proa.dev/control/certificate"
 	"proa.dev/control/parts"
 	"proa.dev/kind"
@@ -35,6 +36,7 @@ var shortNames = map[string]string{
 	"endpoint":                         "endpoint-controller",
 	"endpoints-controller":             "endpoint-controller",
 	"endpointslice":                    "endpointslice-controller",
+	"endpointslicemirroring":           "endpointslicemirroring-controller",
 	"garbagecollector":                 "garbage-collector-controller",
 	"job":                              "job-controller",
 	"namespace":                        "namespace-controller",
@@ -50,12 +52,13 @@ var shortNames = map[string]string{
 	"serviceaccount":                   "serviceaccount-controller",
 	"statefulset":                      "statefulset-controller",
 	"ttl-after-finished":               "ttl-after-finished-controller",
+	"validatingadmissionpolicy-status": "validatingadmissionpolicy-status-controller",
 }
 
 // Controllers are the names of all deciders.
 func Controllers() []string {
 	var out []string
-	for _, p := range append(parts.All(kind.All, ""), certificate.ApproverPart(nil)) {
+	for _, p := range append(parts.All(kind.All, ""), certificate.ApproverPart(nil), admissionpolicy.Part(nil)) {
 		out = append(out, p.Name)
 	}
 	return append(out, Signer, Scheduler)

@@ -44,6 +44,7 @@ import (
 	"proa.dev/apiserver/extend/aggregate"
 	"proa.dev/apiserver/extend/crd"
 	"proa.dev/apiserver/extend/hook"
+	"proa.dev/apiserver/extend/policy"
 	"proa.dev/apiserver/fair"
 	"proa.dev/client"
 	"proa.dev/client/record"
@@ -51,6 +52,7 @@ import (
 	"proa.dev/cluster/pki"
 	"proa.dev/cluster/signer"
 	"proa.dev/control"
+	"proa.dev/control/admissionpolicy"
 	"proa.dev/control/apiservice"
 	"proa.dev/control/certificate"
 	"proa.dev/control/customresource"
@@ -398,7 +400,7 @@ func (s *Server) assemble() error {
 	if s.API, err = apiserver.New(api); err != nil {
 		return err
 	}
-	all := append(parts.All(kind.All, string(c.First.CA)), certificate.ApproverPart(s.mayRequest))
+	all := append(parts.All(kind.All, string(c.First.CA)), certificate.ApproverPart(s.mayRequest), admissionpolicy.Part(policy.Warnings))
 	for i := range all {
 		if all[i].Name == namespace.Name {
 			all[i] = namespace.PartWith(kind.All, s.elsewhere)

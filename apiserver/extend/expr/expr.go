@@ -66,16 +66,31 @@ func shared(d Declared) (*environment.EnvSet, error) {
 }
 
 func build(d Declared, variables *apiservercel.DeclType) (*environment.EnvSet, error) {
+	return buildTyped(d, Types{}, variables)
+}
+
+func buildTyped(d Declared, t Types, variables *apiservercel.DeclType) (*environment.EnvSet, error) {
 	request, namespace := requestTypes()
+	object := cel.DynType
+	if t.Object != nil {
+		object = t.Object.CelType()
+	}
 	options := []cel.EnvOption{
-		cel.Variable(plugincel.ObjectVarName, cel.DynType),
-		cel.Variable(plugincel.OldObjectVarName, cel.DynType),
+		cel.Variable(plugincel.ObjectVarName, object),
+		cel.Variable(plugincel.OldObjectVarName, object),
 		cel.Variable(plugincel.NamespaceVarName, namespace.CelType()),
 		cel.Variable(plugincel.RequestVarName, request.CelType()),
 	}
 	declared := []*apiservercel.DeclType{namespace, request}
+	if t.Object != nil {
+		declared = append(declared, t.Object)
+	}
 	if d.Params {
-		options = append(options, cel.Variable(plugincel.ParamsVarName, cel.DynType))
+		params := cel.DynType
+		if t.Params != nil {
+			params, declared = t.Params.CelType(), append(declared, t.Params)
+		}
+		options = append(options, cel.Variable(plugincel.ParamsVarName, params))
 	}
 	if d.Authorizer {
 		options = append(options, cel.Variable(plugincel.AuthorizerVarName, library.AuthorizerType),
