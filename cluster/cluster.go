@@ -58,6 +58,35 @@ type Settings struct {
 	ExtraNames []string `json:"extraNames,omitempty"`
 	// Etcd carries the state, for several servers; default: the data directory does.
 	Etcd *Etcd `json:"etcd,omitempty"`
+	// API is what else the API server is told; as with the flags, each up has to say it.
+	API API `json:"api,omitzero"`
+}
+
+// API has the API server's files and lists under the names of its flags. Files that
+// are not absolute lie beside the file of settings.
+type API struct {
+	// AuditPolicyFile says what is recorded of requests, AuditLogFile ("-": the log) and
+	// AuditWebhookFile (a kubeconfig) where.
+	AuditPolicyFile  string `json:"auditPolicyFile,omitempty"`
+	AuditLogFile     string `json:"auditLogFile,omitempty"`
+	AuditWebhookFile string `json:"auditWebhookFile,omitempty"`
+	// EncryptionFile is an EncryptionConfiguration; default: Secrets are sealed with the
+	// cluster's own key.
+	EncryptionFile string `json:"encryptionFile,omitempty"`
+	// AuthenticationFile and AuthorizationFile are an AuthenticationConfiguration and an
+	// AuthorizationConfiguration.
+	AuthenticationFile string `json:"authenticationFile,omitempty"`
+	AuthorizationFile  string `json:"authorizationFile,omitempty"`
+	// EnableAdmission and DisableAdmission name admission plugins.
+	EnableAdmission  []string `json:"enableAdmission,omitempty"`
+	DisableAdmission []string `json:"disableAdmission,omitempty"`
+	// Controllers that run: *, name, -name; default: all.
+	Controllers []string `json:"controllers,omitempty"`
+}
+
+// Files are the fields of files.
+func (a *API) Files() []*string {
+	return []*string{&a.AuditPolicyFile, &a.AuditLogFile, &a.AuditWebhookFile, &a.EncryptionFile, &a.AuthenticationFile, &a.AuthorizationFile}
 }
 
 // Etcd is an etcd cluster of version 3.5 or newer.

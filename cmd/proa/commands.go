@@ -55,7 +55,7 @@ func down(ctx context.Context, out io.Writer, cl cluster.Cluster) error {
 			fmt.Fprintln(out, "  "+l.Message)
 		}
 		return nil
-	}); err != nil && (!errors.Is(err, io.ErrUnexpectedEOF) || waitGone(ctx, cl, pid) != nil) {
+	}); err != nil && (!errors.Is(err, errCut) || waitGone(ctx, cl, pid) != nil) {
 		// A server that is gone has closed the door behind itself, perhaps before its
 		// last word was read.
 		return fmt.Errorf("stop cluster %q: %w", cl.Name, err)

@@ -172,7 +172,7 @@ func knock(ctx context.Context, cl cluster.Cluster, method, path string, body io
 	}
 	res, err := c.Do(req)
 	if err != nil {
-		return fmt.Errorf("reach cluster %q: %w", cl.Name, err)
+		return fmt.Errorf("reach cluster %q: %w (%w)", cl.Name, err, errCut)
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
@@ -182,9 +182,9 @@ func knock(ctx context.Context, cl cluster.Cluster, method, path string, body io
 	for {
 		var l line
 		if err := dec.Decode(&l); errors.Is(err, io.EOF) {
-			return fmt.Errorf("reach cluster %q: the connection ended early (%w); see %s", cl.Name, io.ErrUnexpectedEOF, cl.Path("proa.log"))
+			return fmt.Errorf("reach cluster %q: the connection ended early (%w); see %s", cl.Name, errCut, cl.Path("proa.log"))
 		} else if err != nil {
-			return fmt.Errorf("reach cluster %q: %w", cl.Name, err)
+			return fmt.Errorf("reach cluster %q: %w (%w)", cl.Name, err, errCut)
 		}
 		if l.Error != "" {
 			return errors.New(l.Error)
@@ -197,6 +197,9 @@ func knock(ctx context.Context, cl cluster.Cluster, method, path string, body io
 		}
 	}
 }
+
+// errCut says that the server gave no whole answer.
+var errCut = errors.New("no whole answer")
 
 func nameFlag(name string) string {
 	if name == cluster.DefaultName {

@@ -145,11 +145,13 @@ func (s *server) startCore(services netip.Prefix) error {
 		listener.Close()
 		return err
 	}
-	s.core, err = core.New(s.group.Context(), core.Config{
+	cfg := core.Config{
 		Clock: s.clock, Rand: s.rand, Log: s.log, Store: opener, Authority: s.ca, Services: services,
 		First: s.firstObjects(), Nodes: nodes, Host: s.card.Node, Step: s.took,
 		Listeners: []core.Listener{{Listener: listener, TLS: core.ServingTLS(serving.GetCertificate)}},
-	})
+	}
+	tellAPI(s.set.API, &cfg)
+	s.core, err = core.New(s.group.Context(), cfg)
 	if err != nil {
 		listener.Close()
 		return err

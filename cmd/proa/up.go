@@ -52,7 +52,20 @@ The file of --config is YAML with the same settings as the flags:
   maxPods: 250
   mirrors:
     docker.io: [{endpoint: "http://127.0.0.1:5000", insecure: true}]
-  etcd: {servers: ["https://10.0.0.1:2379"], caFile: /etc/etcd/ca.crt, certFile: /etc/etcd/client.crt, keyFile: /etc/etcd/client.key}`,
+  etcd: {servers: ["https://10.0.0.1:2379"], caFile: /etc/etcd/ca.crt, certFile: /etc/etcd/client.crt, keyFile: /etc/etcd/client.key}
+  api:
+    auditPolicyFile: audit.yaml           # audit.k8s.io/v1 Policy
+    auditLogFile: /var/log/proa-audit.log
+    auditWebhookFile: audit.kubeconfig
+    encryptionFile: encryption.yaml       # EncryptionConfiguration
+    authenticationFile: authn.yaml        # AuthenticationConfiguration
+    authorizationFile: authz.yaml         # AuthorizationConfiguration
+    enableAdmission: [AlwaysPullImages]
+    disableAdmission: [ResourceQuota]
+    controllers: ["*", "-ttl-after-finished"]
+
+There are no feature gates: what is stable is on, alpha and beta are not there.
+What is below api is not remembered: say it at each start.`,
 		Example: "  proa up\n  proa up --name test --no-node\n  proa up --foreground        # for systemd and containers",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -102,6 +115,7 @@ The file of --config is YAML with the same settings as the flags:
 	f.StringVar(&e.CAFile, "etcd-cafile", "", "authority of etcd's certificates (default: the system's)")
 	f.StringVar(&e.CertFile, "etcd-certfile", "", "client certificate for etcd")
 	f.StringVar(&e.KeyFile, "etcd-keyfile", "", "key of the client certificate for etcd")
+	apiFlags(f, &s.API)
 	f.BoolVar(&child, "as-server", false, "")
 	f.MarkHidden("as-server")
 	return c
@@ -118,6 +132,12 @@ func settings(path string, flags cluster.Settings) (cluster.Settings, error) {
 		if err := yaml.UnmarshalStrict(data, &s); err != nil {
 			return s, fmt.Errorf("read settings %q: %w; `proa up --help` lists them", path, err)
 		}
+		if err := beside(filepath.Dir(path), s.API.Files()); err != nil {
+			return s, err
+		}
+	}
+	if err := pickAPI(&s.API, flags.API); err != nil {
+		return s, err
 	}
 	pick := func(to *string, from string) {
 		if from != "" {
