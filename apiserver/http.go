@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -331,7 +332,11 @@ func (q *request) fail(err error) {
 	}
 	st := se.ErrStatus
 	if st.Code >= 500 && st.Code != 504 {
-		q.s.log.Error("request failed", "method", q.r.Method, "path", q.r.URL.Path, "error", err)
+		level := slog.LevelError
+		if st.Code == http.StatusServiceUnavailable {
+			level = slog.LevelInfo // what is behind a proxy, or a webhook, is not there: no fault of this server
+		}
+		q.s.log.Log(q.r.Context(), level, "request failed", "method", q.r.Method, "path", q.r.URL.Path, "error", err)
 	}
 	if st.Details != nil && st.Details.RetryAfterSeconds > 0 {
 		q.w.Header().Set("Retry-After", strconv.Itoa(int(st.Details.RetryAfterSeconds)))

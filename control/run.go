@@ -177,7 +177,7 @@ func (r *Runtime) work(ctx context.Context, k Key) {
 	}
 	if err != nil && ctx.Err() == nil {
 		level := slog.LevelWarn
-		if conflict || apierrors.IsNotFound(err) {
+		if conflict || apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			level = slog.LevelDebug
 		}
 		r.cfg.Log.Log(ctx, level, "plan again", "part", p.Name, "object", k.Ref.String(), "error", err)
