@@ -40,11 +40,14 @@ type Kernel struct {
 }
 
 // closeTimeout is how many seconds a connection that its server has reset is
-// remembered, with the endpoint that it went to. The kernel's default of 10 is
-// long enough for a client to come again from the same port, and to be sent to an
-// endpoint that is gone by now: Linux looks a new SYN up anew after an orderly
-// end, and after the client's reset, but not after the server's.
-const closeTimeout = 1
+// remembered, with the endpoint that it went to. The kernel's default is 10; even
+// one is long enough for a client to come again from the same port (Linux picks
+// ports at random, now and then the same within a second), and to be sent to an endpoint
+// that is gone by now: Linux looks a new SYN up anew after an orderly end, and
+// after the client's reset, but not after the server's. What is lost with the memory
+// is that a forged reset which the client would have questioned (RFC 5961, section
+// 3.2) ends the connection.
+const closeTimeout = 0
 
 // pick is the identity of a pick chain.
 type pick struct {

@@ -3,7 +3,9 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -153,5 +155,71 @@ func TestNoConnectionIsLostToAChange(t *testing.T) {
 	}
 	if changes < 50 || asked < 500 {
 		t.Error("too few to say anything")
+	}
+}
+
+// A client that comes again from the port of a connection that its server has just
+// reset is led to where the rules lead now, not to the endpoint of before, which
+// may be gone: a resetting server is often one that ends.
+func TestResetConnectionIsForgotten(t *testing.T) {
+	w := newWorld(t, "reset")
+	client, _ := w.pod("client")
+	old, oldIP := w.pod("old")
+	next, nextIP := w.pod("next")
+	next.Serve("next", "tcp4", ":8080")
+	svc := service("web", "10.96.0.2", func(s *corev1.Service) {
+		s.Spec.Type = corev1.ServiceTypeNodePort
+		s.Spec.Ports = s.Spec.Ports[:1]
+		s.Spec.Ports[0].NodePort = 30080
+	})
+	state := rule.NewState(rule.Node{Name: "here"})
+	set := func(ip string) rule.Delta {
+		return state.Set(types.NamespacedName{Namespace: "ns", Name: "web"}, rule.Service{Service: svc, Slices: []*discoveryv1.EndpointSlice{endpoints("web", 8080, ip)}})
+	}
+	set(oldIP)
+	if err := w.kernel.Replace(state.Rules()); err != nil {
+		t.Fatal(err)
+	}
+	connect := func(ns *netlab.NS, from int, to string) (c net.Conn) {
+		ns.Must(func() (err error) {
+			d := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{Port: from}}
+			if c, err = d.Dial("tcp4", to); err != nil {
+				err = fmt.Errorf("from port %d: %w", from, err)
+			}
+			return err
+		})
+		return c
+	}
+	for i, c := range []struct {
+		ns *netlab.NS
+		to string
+	}{{w.host, "10.96.0.2:80"}, {w.host, "192.0.2.1:30080"}, {client, "10.96.0.2:80"}, {client, "192.0.2.1:30080"}, {w.outside, "203.0.113.1:30080"}} {
+		if err := w.kernel.Apply(set(oldIP)); err != nil {
+			t.Fatal(err)
+		}
+		var l net.Listener
+		old.Must(func() (err error) { l, err = net.Listen("tcp4", ":8080"); return err })
+		first := connect(c.ns, 20000+i, c.to)
+		server, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := server.Write([]byte("some")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(first, make([]byte, 4)); err != nil {
+			t.Fatal(err)
+		}
+		server.(*net.TCPConn).SetLinger(0)
+		server.Close() // resets
+		if _, err := first.Read(make([]byte, 1)); err == nil || err == io.EOF {
+			t.Fatalf("the server's reset did not arrive: %v", err)
+		}
+		first.Close()
+		if err := w.kernel.Apply(set(nextIP)); err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
+		connect(c.ns, 20000+i, c.to).Close()
 	}
 }

@@ -71,6 +71,7 @@ func TestLossless(t *testing.T) {
 	cluster, port := "http://"+svc.Spec.ClusterIP+"/", fmt.Sprintf("http://%s:%d/", node, svc.Spec.Ports[0].NodePort)
 	b.waitPod(t, "default", "loader", "running", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning })
 
+	packets := sniff(t)
 	ctx, stop := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer stop()
 	var wg sync.WaitGroup
@@ -152,6 +153,7 @@ func TestLossless(t *testing.T) {
 	results["pod, service by name, new connections"] = r
 
 	total, failed := 0, 0
+	var when []time.Time // of failures
 	var names []string
 	for what := range results {
 		names = append(names, what)
@@ -160,6 +162,7 @@ func TestLossless(t *testing.T) {
 	for _, what := range names {
 		r := results[what]
 		total, failed = total+r.Requests, failed+r.Failed
+		when = append(when, r.FailedAt...)
 		t.Logf("%-38s %6d requests, %d failed, %6d connections, %d pods, v1 %d, v2 %d, %.0f s, longest %.0f ms", what, r.Requests, r.Failed, r.Conns, len(r.Pods), r.Answers["v1"], r.Answers["v2"], r.Seconds, r.LongestMS)
 		for _, f := range r.Failures {
 			t.Logf("    %s", f)
@@ -171,6 +174,7 @@ func TestLossless(t *testing.T) {
 	t.Logf("%d requests in all, %d failed, during %d whole rounds: %s", total, failed, whole, strings.Join(changes, ", "))
 	if failed > 0 {
 		t.Errorf("%d of %d requests failed", failed, total)
+		packets.report(t, b, when)
 	}
 	if total < 100_000 {
 		t.Errorf("%d requests; the test wants 100,000 at least", total)

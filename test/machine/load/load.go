@@ -34,6 +34,7 @@ type Result struct {
 	Requests  int            `json:"requests"`
 	Failed    int            `json:"failed"`
 	Failures  []string       `json:"failures,omitempty"` // the first twenty
+	FailedAt  []time.Time    `json:"failedAt,omitempty"` // when they ended
 	Answers   map[string]int `json:"answers"`            // by the word that the server answered with
 	Pods      map[string]int `json:"pods"`               // by the name of the pod that answered
 	Conns     int64          `json:"connections"`        // opened
@@ -87,6 +88,7 @@ func Run(ctx context.Context, c Config) Result {
 				if err != nil {
 					r.Failed++
 					if len(r.Failures) < 20 {
+						r.FailedAt = append(r.FailedAt, time.Now())
 						r.Failures = append(r.Failures, fmt.Sprintf("%s after %s: %v", sent.UTC().Format("15:04:05.000"), took.Round(time.Microsecond), err))
 					}
 				} else {
