@@ -286,19 +286,24 @@ func writeJSONList(w interface{ Write([]byte) (int, error) }, gvk schema.GroupVe
 	if _, err := w.Write(head); err != nil {
 		return err
 	}
+	// One buffer for all: the garbage of a large list would cost as much as encoding it.
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
 	for i, obj := range items {
-		b, err := json.Marshal(wire.Typed(obj, schema.GroupVersionKind{}))
-		if err != nil {
-			return err
-		}
 		if i > 0 {
-			if _, err := w.Write([]byte{','}); err != nil {
-				return err
-			}
+			buf.WriteByte(',')
 		}
-		if _, err := w.Write(b); err != nil {
+		if err := enc.Encode(wire.Typed(obj, schema.GroupVersionKind{})); err != nil {
 			return err
 		}
+		buf.Truncate(buf.Len() - 1) // the encoder's newline
+		if buf.Len() < chunk/2 && i < len(items)-1 {
+			continue
+		}
+		if _, err := w.Write(buf.Bytes()); err != nil {
+			return err
+		}
+		buf.Reset()
 	}
 	_, err = w.Write([]byte("]}\n"))
 	return err
