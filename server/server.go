@@ -177,8 +177,7 @@ type Config struct {
 	// deciders run (0: 15 s, as upstream); the others take over within it.
 	LeaseDuration time.Duration
 
-	// Grace is how long requests in work may take at the end; 0: two seconds. Clients
-	// of HTTP/2 that stay connected use up a second of it.
+	// Grace is how long requests in work may take at the end; 0: two seconds.
 	Grace time.Duration
 
 	// Host is where events of this server come from.
@@ -551,15 +550,30 @@ func (s *Server) complete(ctx context.Context) error {
 // serve answers on one listener until ctx ends, and lets requests in work end.
 func (s *Server) serve(ctx context.Context, l Listener) error {
 	web := s.API.HTTPServer(l.TLS)
+	var inWork atomic.Int64
+	answer := web.Handler
+	web.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		inWork.Add(1)
+		defer inWork.Add(-1)
+		answer.ServeHTTP(w, r)
+	})
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)
 		s.API.Drain()
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Grace)
 		defer cancel()
+		quiet := make(chan struct{})
+		go func() {
+			defer close(quiet)
+			calm(end, &inWork)
+			cancel()
+		}()
 		if web.Shutdown(end) != nil {
 			web.Close()
 		}
+		cancel()
+		<-quiet
 	})
 	var err error
 	if l.TLS != nil {
@@ -574,6 +588,24 @@ func (s *Server) serve(ctx context.Context, l Listener) error {
 		return nil
 	}
 	return err
+}
+
+// calm returns when nothing has been in work for a while: clients of HTTP/2 stay
+// connected, and Shutdown would wait a second for them.
+func calm(ctx context.Context, inWork *atomic.Int64) {
+	const looks = 5 // the last answers are on their way
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for quiet := 0; quiet < looks; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if quiet++; inWork.Load() > 0 {
+			quiet = 0
+		}
+	}
 }
 
 // LeaderLease is the Lease in kube-system of the server whose deciders run.
