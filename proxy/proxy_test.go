@@ -462,7 +462,7 @@ func TestRemovalIsAcknowledged(t *testing.T) {
 	c.Serve("c", "udp4", "0.0.0.0:8080")
 	w.apply(service("s", "10.96.0.2", nil), endpoints("s", 8080, bIP, cIP))
 	w.start()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	uid := types.UID("uid-" + bIP)
 	if err := w.proxy.WaitLive(ctx, uid); err != nil {
