@@ -82,7 +82,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&o.only, "only", "", "names of measurements, with commas between")
 	flag.IntVar(&o.runs, "runs", 5, "runs of what is short")
 	flag.IntVar(&o.pods, "pods", 100_000, "how many pods to list; less is for trying things out")
-	flag.DurationVar(&o.watched, "idle", 2*time.Minute, "how long an idle cluster is watched")
+	flag.DurationVar(&o.watched, "idle", time.Minute, "how long an idle cluster is watched")
 	flag.StringVar(&o.cpuprofile, "cpuprofile", "", "write CPU profiles: of the measurement to this file, of a server to files with more in their names")
 	flag.StringVar(&o.child, "child", "", "")
 	flag.Parse()
