@@ -301,12 +301,18 @@ func (s *Server) mutateOnce(ctx context.Context, r *admit.Request) error {
 	if before != nil {
 		uid, created = before.GetUID(), before.GetCreationTimestamp()
 	}
+	m := s.metrics.admission
+	began := m.clock.Now()
+	last := began
 	run := func(once bool) error {
-		for _, p := range s.cfg.Admit {
+		for i, p := range s.cfg.Admit {
 			if p.Mutate == nil || p.Once != once {
 				continue
 			}
-			if err := p.Mutate(ctx, r); err != nil {
+			err := p.Mutate(ctx, r)
+			last = m.plugin(i, mutating, r.Operation, last, err)
+			if err != nil {
+				m.whole(mutating, r.Operation, began, last, err)
 				return admissionError(r, p.Name, err)
 			}
 		}
@@ -326,7 +332,11 @@ func (s *Server) mutateOnce(ctx context.Context, r *admit.Request) error {
 			return err
 		}
 	}
-	return run(true)
+	if err := run(true); err != nil {
+		return err
+	}
+	m.whole(mutating, r.Operation, began, last, nil)
+	return nil
 }
 
 // unmoved refuses what plugins may not do to an object: make it another one.
@@ -388,9 +398,15 @@ func (s *Server) check(ctx context.Context, r *admit.Request) (release func(), e
 			passed[i](r)
 		}
 	}
+	m := s.metrics.admission
+	began := m.clock.Now()
+	last := began
 	for i, p := range s.cfg.Admit {
 		if p.Validate != nil {
-			if err := p.Validate(ctx, r); err != nil {
+			err := p.Validate(ctx, r)
+			last = m.plugin(i, validating, r.Operation, last, err)
+			if err != nil {
+				m.whole(validating, r.Operation, began, last, err)
 				release()
 				for _, later := range s.cfg.Admit[i:] {
 					if later.Mutate != nil && later.Release != nil {
@@ -404,6 +420,7 @@ func (s *Server) check(ctx context.Context, r *admit.Request) (release func(), e
 			passed = append(passed, p.Release)
 		}
 	}
+	m.whole(validating, r.Operation, began, last, nil)
 	return release, nil
 }
 

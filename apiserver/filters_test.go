@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 
@@ -451,12 +453,20 @@ func TestVanishedWatchers(t *testing.T) {
 
 // TestMetricNames: dashboards and alerts find the names and labels they key on.
 func TestMetricNames(t *testing.T) {
-	c := apitest.Start(t, func(cfg *apiserver.Config) { cfg.Fair = fair.New(fair.Config{}) })
+	c := apitest.Start(t, func(cfg *apiserver.Config) {
+		cfg.Fair, cfg.Admit = fair.New(fair.Config{}), admit.Chain{{Name: "Refuser", Validate: func(_ context.Context, r *admit.Request) error {
+			if r.Name == "refused" || r.Object.GetName() == "refused" {
+				return errors.New("no")
+			}
+			return nil
+		}}}
+	})
 	if err := c.Server.CertificateExpiry(func() time.Time { return time.Unix(2000000000, 0) }); err != nil {
 		t.Fatal(err)
 	}
 	call(t, c, "POST", "/api/v1/namespaces/default/configmaps?dryRun=All", "", "application/json", `{"metadata":{"name":"a"}}`)
 	call(t, c, "GET", "/api/v1/configmaps", "", "", "")
+	call(t, c, "POST", "/api/v1/namespaces/default/configmaps", "", "application/json", `{"metadata":{"name":"refused"}}`)
 	call(t, c, "GET", "/api/v1/configmaps?watch=1&timeoutSeconds=1&allowWatchBookmarks=true", "", "", "")
 	call(t, c, "GET", "/api/v1/namespaces/default/pods/none/nosuch/thing", "", "", "")
 	_, h, body := call(t, c, "GET", "/metrics", "", "", "")
@@ -478,10 +488,17 @@ func TestMetricNames(t *testing.T) {
 		`kubernetes_build_info{`, `process_cpu_seconds_total`, `go_goroutines`, `apiserver_tls_handshake_errors_total 0`,
 		`apiserver_flowcontrol_current_executing_seats{flow_schema="exempt",priority_level="exempt"} 1`,
 		`proa_certificate_expiration_timestamp_seconds 2e+09`,
+		`apiserver_admission_step_admission_duration_seconds_count{operation="CREATE",rejected="false",type="admit"} 2`,
+		`apiserver_admission_controller_admission_duration_seconds_count{name="Refuser",operation="CREATE",rejected="false",type="validate"} 1`,
+		`apiserver_admission_controller_admission_duration_seconds_count{name="Refuser",operation="CREATE",rejected="true",type="validate"} 1`,
 	} {
 		if !strings.Contains(body, want) {
 			t.Errorf("/metrics lacks %s", want)
 		}
+	}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	if families, err := parser.TextToMetricFamilies(strings.NewReader(body)); err != nil || len(families) < 50 {
+		t.Errorf("%d families of metrics are understood: %v", len(families), err)
 	}
 	if strings.Contains(body, "nosuch") {
 		t.Error("a path that is not served became a label value")

@@ -40,6 +40,7 @@ type metrics struct {
 	health                 *prometheus.GaugeVec
 	checks                 *prometheus.CounterVec
 	certificates           prometheus.Histogram
+	admission              *admissionMeter
 
 	mu      sync.RWMutex
 	series  map[seriesKey]*series
@@ -118,6 +119,8 @@ func newMetrics(s *Server) *metrics {
 		inflight("readOnly", func() float64 { return float64(s.reading.Load()) }),
 		inflight("mutating", func() float64 { return float64(s.writing.Load()) }),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.admission = newAdmissionMeter(s.cfg.Admit, s.cfg.Clock)
+	m.registry.MustRegister(m.admission.controllers, m.admission.step)
 	m.slis.MustRegister(m.health, m.checks)
 	if s.cfg.Fair != nil {
 		m.registry.MustRegister(s.cfg.Fair)
