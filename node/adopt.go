@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sort"
 	"strconv"
+	"strings"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -331,6 +332,9 @@ func (a *Agent) admit(p *corev1.Pod) (reason, message string) {
 		q, u, c := want[corev1.ResourceName(name)], used[corev1.ResourceName(name)], free[corev1.ResourceName(name)]
 		if q.IsZero() {
 			continue
+		}
+		if _, known := free[corev1.ResourceName(name)]; !known && strings.Contains(name, "/") {
+			continue // somebody else's resource, which the scheduler has counted
 		}
 		sum := u.DeepCopy()
 		sum.Add(q)

@@ -300,9 +300,20 @@ func statusSame(a, b *corev1.NodeStatus) bool {
 	return equality.Semantic.DeepEqual(x, y)
 }
 
+// keepForeign adds to the node's own resources the extended ones that others have
+// advertised for it (Kubernetes docs, "Advertise Extended Resources for a Node").
+func keepForeign(own, have corev1.ResourceList) corev1.ResourceList {
+	for name, q := range have {
+		if _, is := own[name]; !is && strings.Contains(string(name), "/") {
+			own[name] = q
+		}
+	}
+	return own
+}
+
 func (a *Agent) fillStatus(ctx context.Context, n *corev1.Node) {
 	s := &n.Status
-	s.Capacity, s.Allocatable = a.capacity(), a.allocatable()
+	s.Capacity, s.Allocatable = keepForeign(a.capacity(), s.Capacity), keepForeign(a.allocatable(), s.Allocatable)
 	s.Addresses = nil
 	for _, ip := range a.cfg.HostIPs {
 		s.Addresses = append(s.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip})

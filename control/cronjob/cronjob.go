@@ -156,7 +156,7 @@ func (p *planner) run() {
 		return
 	}
 	from := p.c.CreationTimestamp.Time
-	if t := p.st.LastScheduleTime; t != nil && t.After(from) {
+	if t := p.st.LastScheduleTime; t != nil {
 		from = t.Time
 	}
 	if sched.every > 0 {
