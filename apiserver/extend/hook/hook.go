@@ -29,6 +29,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path"
 	"strconv"
 	"strings"
 	"sync"
@@ -237,11 +238,7 @@ func address(t Target) (u *url.URL, name string, err error) {
 			port = 443
 		}
 		name = s.Name + "." + s.Namespace + ".svc"
-		path := s.Path
-		if !strings.HasPrefix(path, "/") {
-			path = "/" + path
-		}
-		return &url.URL{Scheme: "https", Host: net.JoinHostPort(name, strconv.Itoa(int(port))), Path: path}, name, nil
+		return &url.URL{Scheme: "https", Host: net.JoinHostPort(name, strconv.Itoa(int(port))), Path: path.Join("/", s.Path)}, name, nil
 	}
 	if t.URL == "" {
 		return nil, "", errors.New("webhook configuration must have either service or URL")
@@ -253,6 +250,9 @@ func address(t Target) (u *url.URL, name string, err error) {
 	if u.Scheme != "https" || u.Host == "" {
 		return nil, "", fmt.Errorf("call webhook %q: only https://host[/path] is possible", t.URL)
 	}
+	// The envtest of controller-runtime writes https://host:port//path, which a
+	// server would answer with a redirect.
+	u.Path, u.RawPath = path.Join("/", u.Path), ""
 	return u, u.Hostname(), nil
 }
 
