@@ -66,7 +66,10 @@ Start here:
   proa demo                run the sample application
   proa kubectl get pods -A
   proa down                stop it, keeping its data
-  proa delete              remove everything that was created`,
+  proa delete              remove everything that was created
+
+For tests of controllers (no root, no cluster):
+  KUBEBUILDER_ASSETS=$(proa envtest path) go test ./...`,
 		SilenceUsage: true, SilenceErrors: true,
 		// Flags before the word kubectl are proa's own, those after it kubectl's.
 		TraverseChildren: true,
