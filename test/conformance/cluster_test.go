@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -182,6 +183,9 @@ func hollowKubelet() control.Part {
 				return nil, time.Time{}
 			}
 			if p.DeletionTimestamp != nil {
+				if p.Status.Phase == corev1.PodRunning && p.Spec.RestartPolicy == corev1.RestartPolicyNever {
+					return act.List{act.Update{Kind: kind.Pod, Object: killed(p, now), Sub: "status"}}, time.Time{}
+				}
 				if p.DeletionGracePeriodSeconds != nil && *p.DeletionGracePeriodSeconds > 0 {
 					zero := int64(0)
 					return act.List{act.Delete{Target: ref, UID: p.UID, GraceSeconds: &zero}}, time.Time{}
@@ -192,7 +196,15 @@ func hollowKubelet() control.Part {
 			st := &w.Status
 			st.ObservedGeneration = p.Generation
 			if st.Phase == corev1.PodPending && st.StartTime == nil {
-				begin(w, n, now)
+				begin(w, n, now, func(name, key string) string {
+					if m := view.Get[*corev1.ConfigMap](s, kind.ConfigMap, p.Namespace, name); m != nil {
+						return m.Data[key]
+					}
+					return ""
+				})
+			}
+			if gates(w, now) && st.Phase == p.Status.Phase {
+				return act.List{act.Update{Kind: kind.Pod, Object: w, Sub: "status"}}, time.Time{}
 			}
 			if d := p.Spec.ActiveDeadlineSeconds; d != nil && st.Phase == corev1.PodRunning {
 				end := st.StartTime.Add(time.Duration(*d) * time.Second)
@@ -213,8 +225,51 @@ func hollowKubelet() control.Part {
 	}
 }
 
-// begin fills in the status of a pod that has started.
-func begin(p *corev1.Pod, n *corev1.Node, now time.Time) {
+// gates makes the Ready condition of a pod with readiness gates what they say, and
+// says whether it changed.
+func gates(p *corev1.Pod, now time.Time) bool {
+	if len(p.Spec.ReadinessGates) == 0 || p.Status.Phase != corev1.PodRunning {
+		return false
+	}
+	want := corev1.ConditionTrue
+	for _, g := range p.Spec.ReadinessGates {
+		if !slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+			return c.Type == g.ConditionType && c.Status == corev1.ConditionTrue
+		}) {
+			want = corev1.ConditionFalse
+		}
+	}
+	for i := range p.Status.Conditions {
+		if c := &p.Status.Conditions[i]; c.Type == corev1.PodReady && c.Status != want {
+			c.Status, c.LastTransitionTime = want, metav1.NewTime(now)
+			return true
+		}
+	}
+	return false
+}
+
+// killed is a pod that never restarts and whose containers were told to end.
+func killed(p *corev1.Pod, now time.Time) *corev1.Pod {
+	p = p.DeepCopy()
+	p.Status.Phase = corev1.PodFailed
+	for i := range p.Status.ContainerStatuses {
+		c := &p.Status.ContainerStatuses[i]
+		if r := c.State.Running; r != nil {
+			c.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "Error", StartedAt: r.StartedAt, FinishedAt: metav1.NewTime(now)}}
+			c.Ready = false
+		}
+	}
+	for i := range p.Status.Conditions {
+		if c := &p.Status.Conditions[i]; c.Type == corev1.PodReady || c.Type == corev1.ContainersReady {
+			c.Status, c.LastTransitionTime = corev1.ConditionFalse, metav1.NewTime(now)
+		}
+	}
+	return p
+}
+
+// begin fills in the status of a pod that has started; read gives the values of
+// ConfigMaps.
+func begin(p *corev1.Pod, n *corev1.Node, now time.Time, read func(name, key string) string) {
 	st, at := &p.Status, metav1.NewTime(now)
 	st.StartTime = &at
 	h := fnv.New32a()
@@ -228,6 +283,10 @@ func begin(p *corev1.Pod, n *corev1.Node, now time.Time) {
 	ended, code := true, int32(0)
 	for _, c := range p.Spec.Containers {
 		cs := corev1.ContainerStatus{Name: c.Name, Image: c.Image, ImageID: c.Image, ContainerID: "hollow://" + string(p.UID) + "/" + c.Name, AllocatedResources: c.Resources.Requests, Resources: c.Resources.DeepCopy()}
+		if i := len(c.Command) - 1; i >= 0 && c.Command[i] == `eval "$DO"` {
+			from := c.Env[0].ValueFrom.ConfigMapKeyRef
+			c.Command = append(slices.Clone(c.Command[:i]), read(from.Name, from.Key))
+		}
 		yes := true
 		switch {
 		case c.Image == "none":

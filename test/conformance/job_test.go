@@ -8,6 +8,7 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -51,6 +52,7 @@ func init() {
 	it("Job should adopt matching orphans and release non-matching pods", jobAdopts, jobs)
 	it("should create pods for an Indexed job with completion indexes and specified hostname", jobIndexed, jobs)
 	it("should allow to use the pod failure policy on exit code to fail the job early", jobFailsEarly, jobs)
+	it("should allow to use a pod failure policy to ignore failure matching on DisruptionTarget condition", jobDisrupted, missingFeature("a pod that is evicted counts although the policy ignores it"))
 	it("should execute all indexes despite some failing when using backoffLimitPerIndex", jobBackoffPerIndex, jobs)
 	it("should mark indexes as failed when the FailIndex action is matched in podFailurePolicy", jobFailIndex, jobs)
 	it("should terminate job execution when the number of failed indexes exceeds maxFailedIndexes", jobMaxFailed, jobs)
@@ -234,4 +236,36 @@ func jobSuccess(script string, rule batchv1.SuccessPolicyRule) func(*testing.T, 
 			t.Errorf("completed indexes %q", done.Status.CompletedIndexes)
 		}
 	}
+}
+
+// jobDisrupted: what the pods do is said by a ConfigMap, so that the second may end
+// well where the first goes on until it is evicted.
+func jobDisrupted(t *testing.T, c *cluster) {
+	ns := c.namespace(t)
+	maps := c.CoreV1().ConfigMaps(ns)
+	m, err := maps.Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "script"}, Data: map[string]string{"do": "sleep 3600"}}, metav1.CreateOptions{})
+	ok(t, err)
+	j := job(`eval "$DO"`, 1, 1)
+	j.Spec.BackoffLimit = new(int32(0))
+	j.Spec.PodFailurePolicy = &batchv1.PodFailurePolicy{Rules: []batchv1.PodFailurePolicyRule{{Action: batchv1.PodFailurePolicyActionIgnore,
+		OnPodConditions: []batchv1.PodFailurePolicyOnPodConditionsPattern{{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue}}}}}
+	j.Spec.Template.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "DO", ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "script"}, Key: "do"}}}}
+	c.job(t, ns, j)
+	pod := ""
+	eventually(t, func() string {
+		list, err := c.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{})
+		ok(t, err)
+		if len(list.Items) != 1 || list.Items[0].Status.Phase != corev1.PodRunning {
+			return fmt.Sprintf("%d pods, none runs", len(list.Items))
+		}
+		pod = list.Items[0].Name
+		return ""
+	})
+	m.Data["do"] = succeed
+	_, err = maps.Update(t.Context(), m, metav1.UpdateOptions{})
+	ok(t, err)
+	ok(t, c.PolicyV1().Evictions(ns).Evict(t.Context(), &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: pod}}))
+	done := c.ended(t, ns, batchv1.JobComplete, "")
+	same(t, "failed pods that count", done.Status.Failed, 0)
+	same(t, "succeeded pods", done.Status.Succeeded, 1)
 }

@@ -146,18 +146,9 @@ func (b *behaviour) missing() string {
 // unwritten classes the behaviours without a test here by what they are about.
 func unwritten(b *behaviour) string {
 	for _, c := range [...]struct{ prefix, why string }{
-		{"apimachinery/crd_", "not yet: custom resources"},
-		{"apimachinery/custom_resource", "not yet: custom resources"},
-		{"apimachinery/webhook", "not yet: admission webhooks"},
-		{"apimachinery/mutatingadmissionpolicy", "not yet: admission policies"},
-		{"apimachinery/validatingadmissionpolicy", "not yet: admission policies"},
 		{"apimachinery/aggregator", "not yet: aggregated API servers"},
-		{"apimachinery/", "not yet: custom resources"},
-		{"auth/projected_podcertificate", "not yet: PodCertificateRequest is not served"},
-		{"auth/projected_clustertrustbundle", "not yet: ClusterTrustBundle is not served"},
-		{"apps/statefulset", "not yet: no test here"},
-		{"apps/cronjob", "not yet: no test here, its schedules take minutes"},
-		{"network/endpointslicemirroring", "not yet: controller endpointslicemirroring"},
+		{"auth/projected_podcertificate", "needs a node: not yet, nodes do not project certificates of pods"},
+		{"auth/projected_clustertrustbundle", "needs a node: not yet, nodes do not project trust bundles"},
 	} {
 		if strings.HasPrefix(b.file, c.prefix) {
 			return c.why

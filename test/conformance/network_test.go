@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -15,6 +16,7 @@ import (
 )
 
 func init() {
+	it("Service endpoints latency should not be very high", endpointsLatency)
 	it("API Server should provide secure master service", masterService)
 	it("API Server should have Endpoints and EndpointSlices pointing to API Server", masterEndpoints)
 	it("Services should find a service from listing all namespaces", findService)
@@ -345,4 +347,29 @@ func volumeLife(t *testing.T, c *cluster) {
 	ok(t, pvcs.DeleteCollection(t.Context(), metav1.DeleteOptions{}, o))
 	ok(t, pvs.DeleteCollection(t.Context(), metav1.DeleteOptions{}, o))
 	end(pv.Name, pvc.Name)
+}
+
+// endpointsLatency: from the creation of a service to its endpoints, a hundred times.
+func endpointsLatency(t *testing.T, c *cluster) {
+	ns := c.namespace(t)
+	c.pod(t, ns, pausePod("backend"))
+	c.running(t, ns, "backend")
+	w, err := c.CoreV1().Endpoints(ns).Watch(t.Context(), metav1.ListOptions{})
+	ok(t, err)
+	defer w.Stop()
+	var took []time.Duration
+	for i := range 100 {
+		name, from := fmt.Sprintf("latency-%d", i), time.Now()
+		c.makeService(t, ns, service(name, map[string]string{"name": "backend"}))
+		observe(t, w, "endpoints of "+name, func(e watchEvent) bool {
+			have := e.Object.(*corev1.Endpoints)
+			return have.Name == name && len(have.Subsets) == 1 && len(have.Subsets[0].Addresses) == 1
+		})
+		took = append(took, time.Since(from))
+	}
+	slices.Sort(took)
+	t.Logf("50 %%: %v, 90 %%: %v, 99 %%: %v", took[50], took[90], took[99])
+	if took[50] > 20*time.Second || took[99] > 50*time.Second {
+		t.Errorf("50 %%: %v, 99 %%: %v", took[50], took[99])
+	}
 }

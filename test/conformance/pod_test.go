@@ -16,6 +16,9 @@ import (
 )
 
 func init() {
+	it("Secrets should be immutable if `immutable` field is set", immutableSecret)
+	it("MaxExpirationSeconds validations should reject pod creation when MaxExpirationSeconds exceeds maximum (91d)", certificateLife(91*24*3600+1))
+	it("MaxExpirationSeconds validations should reject pod creation when MaxExpirationSeconds is less than minimum (1h)", certificateLife(3599))
 	it("[sig-node] Pods should be submitted and removed", podLife)
 	it("[sig-node] Pods should be updated", podUpdate)
 	it("[sig-node] Pods should allow activeDeadlineSeconds to be updated", podDeadline)
@@ -503,5 +506,50 @@ func taintRemoved(t *testing.T, c *cluster) {
 	ok(t, err)
 	if left.DeletionTimestamp != nil {
 		t.Error("the pod was evicted although the taint went in time")
+	}
+}
+
+func immutableSecret(t *testing.T, c *cluster) {
+	ns := c.namespace(t)
+	api := c.CoreV1().Secrets(ns)
+	s, err := api.Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Data: map[string][]byte{"a": []byte("1"), "b": []byte("2")}}, metav1.CreateOptions{})
+	ok(t, err)
+	s.Data["a"] = []byte("changed")
+	s, err = api.Update(t.Context(), s, metav1.UpdateOptions{})
+	ok(t, err)
+	s.Immutable = new(true)
+	s, err = api.Update(t.Context(), s, metav1.UpdateOptions{})
+	ok(t, err)
+	for what, change := range map[string]func(*corev1.Secret){
+		"data":              func(s *corev1.Secret) { s.Data["a"] = []byte("again") },
+		"immutable = nil":   func(s *corev1.Secret) { s.Immutable = nil },
+		"immutable = false": func(s *corev1.Secret) { s.Immutable = new(false) },
+	} {
+		w := s.DeepCopy()
+		change(w)
+		if _, err := api.Update(t.Context(), w, metav1.UpdateOptions{}); !apierrors.IsInvalid(err) {
+			t.Errorf("%s of an immutable secret: %v", what, err)
+		}
+	}
+	// Metadata may change, and it may go.
+	s.Labels = map[string]string{"a": "b"}
+	_, err = api.Update(t.Context(), s, metav1.UpdateOptions{})
+	ok(t, err)
+	ok(t, api.Delete(t.Context(), "s", metav1.DeleteOptions{}))
+}
+
+func certificateLife(seconds int32) func(t *testing.T, c *cluster) {
+	return func(t *testing.T, c *cluster) {
+		ns := c.namespace(t)
+		p := pausePod("certified")
+		p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{
+			PodCertificate: &corev1.PodCertificateProjection{SignerName: "conformance.example.com/signer", KeyType: "ED25519", CredentialBundlePath: "bundle.pem", MaxExpirationSeconds: &seconds}}}}}}}
+		_, err := c.CoreV1().Pods(ns).Create(t.Context(), p, metav1.CreateOptions{})
+		if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "maxExpirationSeconds") {
+			t.Errorf("%d seconds: %v", seconds, err)
+		}
+		p.Spec.Volumes[0].Projected.Sources[0].PodCertificate.MaxExpirationSeconds = new(int32(3600))
+		_, err = c.CoreV1().Pods(ns).Create(t.Context(), p, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		ok(t, err)
 	}
 }

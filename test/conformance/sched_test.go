@@ -22,6 +22,7 @@ func init() {
 	it("validates lower priority pod preemption by critical pod", preempts("system-cluster-critical")).alone()
 	it("validates pod disruption condition is added to the preempted pod", preemptCondition).alone()
 	it("NoExecuteTaintManager Multiple Pods [Serial] evicts pods with minTolerationSeconds", taintMany).alone()
+	it("PreemptionExecutionPath runs ReplicaSets to verify preemption running path", preemptSets).alone()
 }
 
 // fake is an extended resource of one node, so that what a test fills is nobody
@@ -142,6 +143,9 @@ func preempts(critical string) func(t *testing.T, c *cluster) {
 	return func(t *testing.T, c *cluster) {
 		ns := c.namespace(t)
 		nodes := c.schedulable(t)
+		if len(nodes) < 2 {
+			t.Skip("this cluster has one node that takes pods, two are needed")
+		}
 		c.extend(t, nodes[0], "5")
 		c.extend(t, nodes[1], "5")
 		low, medium, high := c.class(t, 1), c.class(t, 100), c.class(t, 1000)
@@ -229,5 +233,61 @@ func taintMany(t *testing.T, c *cluster) {
 	ok(t, err)
 	if p.DeletionTimestamp != nil {
 		t.Error("the pod that tolerates for a minute was evicted")
+	}
+}
+
+// preemptSets: replica sets of rising priority fill a node; the pod of the highest
+// takes the places of the two lowest, whose sets make new pods that find none.
+func preemptSets(t *testing.T, c *cluster) {
+	ns := c.namespace(t)
+	node := c.schedulable(t)[0]
+	c.extend(t, node, "1000")
+	made := map[string]map[types.UID]bool{}
+	set := func(name, n string, priority int32) {
+		s := replicaSet(name, 1)
+		p := prior(name, n, c.class(t, priority)).Spec
+		p.NodeSelector = map[string]string{corev1.LabelHostname: node}
+		s.Spec.Template.Spec = p
+		_, err := c.AppsV1().ReplicaSets(ns).Create(t.Context(), s, metav1.CreateOptions{})
+		ok(t, err)
+	}
+	available := func(name string, want int32) {
+		t.Helper()
+		eventually(t, func() string {
+			s, err := c.AppsV1().ReplicaSets(ns).Get(t.Context(), name, metav1.GetOptions{})
+			ok(t, err)
+			list, err := c.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{LabelSelector: "app=" + name})
+			ok(t, err)
+			if made[name] == nil {
+				made[name] = map[types.UID]bool{}
+			}
+			for _, p := range list.Items {
+				made[name][p.UID] = true
+			}
+			if s.Status.AvailableReplicas != want {
+				return fmt.Sprintf("%s has %d available, want %d", name, s.Status.AvailableReplicas, want)
+			}
+			return ""
+		})
+	}
+	set("rs-1", "200", 1)
+	set("rs-2", "300", 2)
+	set("rs-3", "450", 3)
+	for _, name := range []string{"rs-1", "rs-2", "rs-3"} {
+		available(name, 1)
+	}
+	set("rs-4", "500", 4)
+	available("rs-4", 1)
+	for name, want := range map[string]int32{"rs-1": 0, "rs-2": 0, "rs-3": 1} {
+		available(name, want)
+	}
+	for name, want := range map[string]int{"rs-1": 2, "rs-2": 2, "rs-3": 1, "rs-4": 1} {
+		eventually(t, func() string {
+			available(name, map[string]int32{"rs-1": 0, "rs-2": 0, "rs-3": 1, "rs-4": 1}[name])
+			if n := len(made[name]); n != want {
+				return fmt.Sprintf("%s has made %d pods, want %d", name, n, want)
+			}
+			return ""
+		})
 	}
 }
