@@ -664,7 +664,7 @@ func (s *Server) decide(g *group.Group) {
 // ServingTLS is what an API listener needs: the certificate, and clients' asked
 // for but not demanded.
 func ServingTLS(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) *tls.Config {
-	return &tls.Config{GetCertificate: get, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
+	return &tls.Config{GetCertificate: get, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12, DynamicRecordSizingDisabled: true, NextProtos: []string{"h2", "http/1.1"}}
 }
 
 // newUUID is a random UUID (RFC 9562, version 4).
