@@ -198,6 +198,9 @@ func (q *request) refine() {
 // call is the verb's view of the request.
 func (q *request) call() *call {
 	c := &call{user: q.user, kind: q.route.kind, sub: q.route.sub, namespace: q.route.namespace, name: q.route.name, warn: q.warn}
+	if c.kind.Deprecated != "" {
+		q.warn(c.kind.Deprecated)
+	}
 	if c.kind.Scope == kind.Cluster {
 		c.namespace = ""
 	}

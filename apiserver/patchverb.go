@@ -76,10 +76,6 @@ func (s *Server) applyPatch(c *call, t types.PatchType, data []byte, old, out ru
 	strict := validation != metav1.FieldValidationIgnore
 	patched, warnings, err := patch.Apply(t, original, data, old, strict)
 	if err != nil {
-		var se *apierrors.StatusError
-		if errors.As(err, &se) && se.ErrStatus.Code == 422 && se.ErrStatus.Details != nil {
-			se.ErrStatus.Details.Name, se.ErrStatus.Details.Group, se.ErrStatus.Details.Kind = c.name, c.kind.Group, c.kind.Kind
-		}
 		return nil, err
 	}
 	d, err := wire.Decode(wire.JSON, patched, out, strict)
