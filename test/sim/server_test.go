@@ -175,7 +175,7 @@ func (w *world) startServer(a *sim.Actor) sim.Handler {
 			w.Fail(err)
 		}
 	}
-	s.parts = control.Begun(parts.All(kind.All, "the CA"), clock.Now())
+	s.parts = control.Begun(parts.All(kind.All, authority), clock.Now())
 	for _, p := range s.parts {
 		s.clients = append(s.clients, &flaky{s.as("kube-system:" + p.Name), s})
 	}
@@ -439,3 +439,16 @@ func (f *flaky) Post(ctx context.Context, k *kind.Kind, ns, name, sub string, bo
 	}
 	return out, err
 }
+
+// authority of the simulated cluster: a real certificate, as publishers check it.
+// The key is nowhere; the certificate holds for a hundred years.
+const authority = `-----BEGIN CERTIFICATE-----
+MIIBRDCB96ADAgECAhRKc06onEQWq36HIp0zhBT7CL0ezTAFBgMrZXAwFzEVMBMG
+A1UEAwwMc2ltdWxhdGVkLWNhMCAXDTI2MTEyMTA4MTUwMVoYDzIxMjYxMDI4MDgx
+NTAxWjAXMRUwEwYDVQQDDAxzaW11bGF0ZWQtY2EwKjAFBgMrZXADIQDp3TqYFFCh
+mt3BmCDNCwmLXcn6sYpkExePfvMa+pG2zqNTMFEwHQYDVR0OBBYEFMU96pKPyMiY
+ZXFQBEjpdiRcjEZQMB8GA1UdIwQYMBaAFMU96pKPyMiYZXFQBEjpdiRcjEZQMA8G
+A1UdEwEB/wQFMAMBAf8wBQYDK2VwA0EAq73lpfcW0B3BwcWiC1Fo82WUDbz5C4KJ
+QJM2Gf7luznSpzthMzWFqkADXZh4i8wgBxJp2StO0cZmgjw8xRy+Ag==
+-----END CERTIFICATE-----
+`
