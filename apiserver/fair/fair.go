@@ -21,7 +21,7 @@
 // here: they are bounded by what runs them.
 //
 // Unlike upstream, a write does not hold seats for the watchers that it wakes: the
-// frame of a change is made once for all watchers alike (docs/decisions/0012).
+// frame of a change is made once for all watchers alike (docs/decisions/0013).
 package fair
 
 import (
