@@ -182,6 +182,9 @@ func (s *Server) apply(ctx context.Context, c *call, data []byte, o metav1.Patch
 			if err != nil {
 				return nil, err
 			}
+			if o.FieldValidation == metav1.FieldValidationStrict && len(strict) > 0 {
+				return nil, apierrors.NewBadRequest(runtime.NewStrictDecodingError(strict).Error())
+			}
 			for _, e := range strict {
 				c.warn(e.Error())
 			}

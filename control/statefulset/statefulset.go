@@ -280,8 +280,12 @@ func (p *planner) manage() bool {
 			break
 		}
 		if pod.DeletionTimestamp == nil {
-			// In order: a pod that is not available below waits to be mended first, unless
-			// this one is it.
+			// In order: a pod that is not available waits until it is, unless it is the
+			// first of all that are not (Kubernetes docs, "StatefulSets", Deployment and
+			// Scaling Guarantees).
+			if p.ordered() && !p.available(pod) && pod != p.firstUnhealthy() {
+				return false
+			}
 			p.retain(pod)
 			p.remove(pod, "scale-down")
 		}
@@ -290,6 +294,22 @@ func (p *planner) manage() bool {
 		}
 	}
 	return len(p.condemned) == 0
+}
+
+// firstUnhealthy is the pod of the lowest ordinal that is not available or is on
+// its way out; nil when there is none.
+func (p *planner) firstUnhealthy() *corev1.Pod {
+	for n := p.start; n < p.start+count(p.set); n++ {
+		if pod := p.replicas[n]; pod != nil && (pod.DeletionTimestamp != nil || !p.available(pod)) {
+			return pod
+		}
+	}
+	for _, pod := range slices.Backward(p.condemned) {
+		if pod.DeletionTimestamp != nil || !p.available(pod) {
+			return pod
+		}
+	}
+	return nil
 }
 
 func (p *planner) event(kindOf, reason, format string, args ...any) {

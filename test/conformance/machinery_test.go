@@ -27,7 +27,7 @@ func init() {
 	it("FieldValidation should detect unknown and duplicate fields of a typed object", unknownFields)
 	it("FieldValidation should detect unknown metadata fields of a typed object", unknownMetadata)
 	it("FieldValidation should detect duplicates in a CR when preserving unknown fields", customDuplicates)
-	it("FieldValidation should detect unknown metadata fields in both the root and embedded object of a CR", customMetadata, missingFeature("apply does not look at the metadata of embedded objects"))
+	it("FieldValidation should detect unknown metadata fields in both the root and embedded object of a CR", customMetadata)
 	it("should apply a finalizer to a Namespace", namespaceFinalizer)
 	it("should apply an update to a Namespace", namespaceUpdate)
 	it("should apply changes to a namespace status", namespaceStatus)

@@ -14,7 +14,7 @@ import (
 func init() {
 	it("should perform rolling updates and roll backs of template modifications", statefulRolls, part("statefulset-controller"))
 	it("should perform canary updates and phased rolling updates of template modifications", statefulCanary, part("statefulset-controller"))
-	it("Scaling should happen in predictable order and halt if any stateful pod is unhealthy", statefulOrder, missingFeature("scaling down does not halt while pods are unhealthy"))
+	it("Scaling should happen in predictable order and halt if any stateful pod is unhealthy", statefulOrder, part("statefulset-controller"))
 	it("Burst scaling should run to completion even with unhealthy pods", statefulBurst, part("statefulset-controller"))
 	it("Should recreate evicted statefulset", statefulEvicted, part("statefulset-controller"))
 }
