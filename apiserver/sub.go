@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -375,11 +376,43 @@ func (s *Server) evict(ctx context.Context, c *call, e *policyv1.Eviction, dryRu
 		if opts.Preconditions == nil {
 			opts.Preconditions = &metav1.Preconditions{UID: &pod.UID}
 		}
+		if !isDryRun(opts.DryRun) && pod.DeletionTimestamp == nil {
+			told, err := s.tellDisruption(admit.Inner(ctx), &pods, pod.UID)
+			if err != nil {
+				return nil, err
+			}
+			if opts.Preconditions.ResourceVersion != nil { // it was met; the condition has made a new one
+				opts.Preconditions.ResourceVersion = new(told.GetResourceVersion())
+			}
+		}
 		if _, _, err := s.delete(admit.Inner(ctx), &pods, opts); err != nil {
 			return nil, err
 		}
 		return success(201), nil
 	}
+}
+
+// tellDisruption writes into the pod's status why it will end, for the policies of
+// Jobs (Kubernetes docs, "Pod disruption conditions").
+func (s *Server) tellDisruption(ctx context.Context, pods *call, uid types.UID) (kind.Object, error) {
+	status := *pods
+	status.sub = "status"
+	told, _, err := s.modify(ctx, &status, change{door: kind.Pod.Status, make: func(old kind.Object) (kind.Object, error) {
+		p := old.(*corev1.Pod)
+		if p.UID != uid {
+			return nil, modified(pods, pods.name)
+		}
+		c := corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "EvictionByEvictionAPI",
+			Message: "Eviction API: evicting", ObservedGeneration: p.Generation, LastTransitionTime: s.now()}
+		i := slices.IndexFunc(p.Status.Conditions, func(have corev1.PodCondition) bool { return have.Type == c.Type })
+		if i < 0 {
+			p.Status.Conditions = append(p.Status.Conditions, c)
+		} else if p.Status.Conditions[i].Status != c.Status {
+			p.Status.Conditions[i] = c
+		}
+		return p, nil
+	}})
+	return told, err
 }
 
 func budgetOf(snap view.Snapshot, pod *corev1.Pod) (*policyv1.PodDisruptionBudget, error) {

@@ -52,7 +52,7 @@ func init() {
 	it("Job should adopt matching orphans and release non-matching pods", jobAdopts, jobs)
 	it("should create pods for an Indexed job with completion indexes and specified hostname", jobIndexed, jobs)
 	it("should allow to use the pod failure policy on exit code to fail the job early", jobFailsEarly, jobs)
-	it("should allow to use a pod failure policy to ignore failure matching on DisruptionTarget condition", jobDisrupted, missingFeature("a pod that is evicted counts although the policy ignores it"))
+	it("should allow to use a pod failure policy to ignore failure matching on DisruptionTarget condition", jobDisrupted, jobs)
 	it("should execute all indexes despite some failing when using backoffLimitPerIndex", jobBackoffPerIndex, jobs)
 	it("should mark indexes as failed when the FailIndex action is matched in podFailurePolicy", jobFailIndex, jobs)
 	it("should terminate job execution when the number of failed indexes exceeds maxFailedIndexes", jobMaxFailed, jobs)
