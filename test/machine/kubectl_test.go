@@ -245,7 +245,7 @@ spec:
   containers:
   - name: a
     image: proa/busybox:1
-    command: [sh, -c, "for i in $(seq 1 50); do echo line $i; done; echo problem >&2; while true; do sleep 0.2; date; done"]
+    command: [sh, -c, "for i in $(seq 1 50); do echo line $i; done; sleep 1; echo problem >&2; while true; do sleep 0.2; date; done"]
   - {name: cat, image: "proa/busybox:1", stdin: true, command: [cat]}
 ---
 apiVersion: v1
@@ -268,6 +268,7 @@ spec:
 		}
 		return nil
 	})
+	// Two streams are two pipes: only time puts one behind the other.
 	all := k("logs", "talk", "-c", "a")
 	if !strings.HasPrefix(all, "line 1\nline 2\n") || !strings.Contains(all, "line 50\nproblem\n") {
 		t.Errorf("logs: %q", all)
