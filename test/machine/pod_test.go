@@ -34,7 +34,7 @@ spec:
     image: proa/busybox:1
     restartPolicy: Always
     command: [sh, -c, "echo side >> /v/order; trap 'echo side ends; exit 0' TERM; while true; do sleep 0.1; done"]
-    startupProbe: {exec: {command: [grep, -q, side, /v/order]}, periodSeconds: 1}
+    startupProbe: {exec: {command: [grep, -q, side, /v/order]}, periodSeconds: 1, timeoutSeconds: 30}
     volumeMounts: [{name: v, mountPath: /v}]
   - {name: two, image: "proa/busybox:1", command: [sh, -c, "echo two >> /v/order"], volumeMounts: [{name: v, mountPath: /v}]}
   containers:
@@ -116,8 +116,8 @@ spec:
   - name: c
     image: proa/busybox:1
     command: [sh, -c, "touch /alive; sleep 1000"]
-    readinessProbe: {exec: {command: [test, -e, /ready]}, periodSeconds: 1}
-    livenessProbe: {exec: {command: [test, -e, /alive]}, periodSeconds: 1, failureThreshold: 1, initialDelaySeconds: 1}
+    readinessProbe: {exec: {command: [test, -e, /ready]}, periodSeconds: 1, timeoutSeconds: 30}
+    livenessProbe: {exec: {command: [test, -e, /alive]}, periodSeconds: 1, timeoutSeconds: 30, failureThreshold: 1, initialDelaySeconds: 1}
 ---
 apiVersion: v1
 kind: Pod
@@ -146,7 +146,7 @@ metadata: {name: slow}
 spec:
   terminationGracePeriodSeconds: 1
   containers:
-  - {name: c, image: "proa/busybox:1", command: [sleep, "1000"], startupProbe: {exec: {command: ["false"]}, periodSeconds: 1, failureThreshold: 2}}
+  - {name: c, image: "proa/busybox:1", command: [sleep, "1000"], startupProbe: {exec: {command: ["false"]}, periodSeconds: 1, timeoutSeconds: 30, failureThreshold: 2}}
 `)
 	b.waitReady(t, ns, "http")
 	p := b.waitPod(t, ns, "exec", "started", started)
