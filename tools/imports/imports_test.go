@@ -69,6 +69,41 @@ func TestImportPolicy(t *testing.T) {
 	}
 }
 
+// What is installed links no testing, so neither internal/await: a file of cmd may not
+// reach a package that imports one of them.
+func TestProgramsLinkNoTesting(t *testing.T) {
+	rooms := map[string][]string{} // folder → what its non-test files import
+	for _, f := range load(t) {
+		if !f.test {
+			rooms[f.room] = append(rooms[f.room], f.imports...)
+		}
+	}
+	seen := map[string]bool{}
+	var walk func(room, way string)
+	walk = func(room, way string) {
+		if seen[room] {
+			return
+		}
+		seen[room] = true
+		for _, imp := range rooms[room] {
+			if imp == "testing" {
+				t.Errorf("%s imports testing: what is for tests goes into a _test.go file or a room that no program imports", way)
+			}
+			if to, ours := strings.CutPrefix(imp, module); ours {
+				walk(to, way+" → "+to)
+			}
+		}
+	}
+	for room := range rooms {
+		if within(room, "cmd") {
+			walk(room, room)
+		}
+	}
+	if len(seen) < 50 || !seen["internal/group"] {
+		t.Errorf("cmd reaches %d rooms: this test sees nothing", len(seen))
+	}
+}
+
 // deciders may not read the clock: now is an argument.
 func TestDecidersReadNoClock(t *testing.T) {
 	for _, f := range load(t) {
