@@ -1,9 +1,9 @@
 // Package await waits in tests: it asks for a condition again and again until the
 // condition holds or a bound has passed.
 //
-// The first question comes at once; the pause between two grows from one
-// millisecond to twenty, so that what is quick is seen quickly and what is slow is
-// not disturbed. The bound is real time and is no measurement: what is awaited may
+// The first question comes at once; then the pause is an eighth of the time waited so
+// far, from one to 250 milliseconds, so that what is quick is seen quickly and what is
+// slow is not disturbed by the questions. The bound is real time and is no measurement: what is awaited may
 // take as long as it needs below it. A question is asked once more when the bound
 // has passed, so a machine that gave the test no time at all does not fail it. The
 // wait ends with the test (testing.TB.Context), hence not in its Cleanup functions:
@@ -25,8 +25,8 @@ import (
 )
 
 const (
-	firstPause = time.Millisecond
-	mostPause  = 20 * time.Millisecond
+	leastPause = time.Millisecond
+	mostPause  = 250 * time.Millisecond
 )
 
 // errNo is the answer of a condition that says no and nothing else.
@@ -51,14 +51,14 @@ func Nil(t testing.TB, bound time.Duration, what string, ask func() error) {
 // Until is Nil for those who have a context and no test. The error wraps the last one
 // of ask and, when ctx ended first, the context's.
 func Until(ctx context.Context, bound time.Duration, what string, ask func() error) error {
-	end := time.NewTimer(bound)
+	began, end := time.Now(), time.NewTimer(bound)
 	defer end.Stop()
 	err := ask()
 	if err == nil {
 		return nil
 	}
-	pause := firstPause
-	next := time.NewTimer(pause)
+	pause := func() time.Duration { return min(max(time.Since(began)/8, leastPause), mostPause) }
+	next := time.NewTimer(pause())
 	defer next.Stop()
 	for {
 		select {
@@ -66,8 +66,7 @@ func Until(ctx context.Context, bound time.Duration, what string, ask func() err
 			if err = ask(); err == nil {
 				return nil
 			}
-			pause = min(2*pause, mostPause)
-			next.Reset(pause)
+			next.Reset(pause())
 		case <-end.C:
 			if err = ask(); err == nil {
 				return nil
