@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"proa.dev/env"
 	"proa.dev/kind"
 	"proa.dev/view"
 )
@@ -202,11 +203,7 @@ func (w *source) run(ctx context.Context, emit func([]event) error) error {
 		case <-more:
 			most := apart(crowd.Load())
 			if wait := most - clock.Now().Sub(last); wait > 0 && wait <= most {
-				t := clock.NewTimer(wait)
-				select {
-				case <-t.C():
-				case <-ctx.Done():
-					t.Stop()
+				if !env.Sleep(ctx, clock, wait) {
 					return ctx.Err()
 				}
 			}

@@ -19,6 +19,7 @@ import (
 
 	"proa.dev/apiserver/admit"
 	"proa.dev/apiserver/auth"
+	"proa.dev/env"
 	"proa.dev/kind"
 	"proa.dev/store"
 )
@@ -575,14 +576,10 @@ func carryOver(obj, old kind.Object, applied bool) {
 func (s *Server) pause(ctx context.Context, try int) error {
 	var b [1]byte
 	s.rand.Read(b[:])
-	t := s.clock.NewTimer(msec(try/4 + int(b[0])%(try+1)))
-	defer t.Stop()
-	select {
-	case <-t.C():
-		return nil
-	case <-ctx.Done():
+	if !env.Sleep(ctx, s.clock, msec(try/4+int(b[0])%(try+1))) {
 		return ctx.Err()
 	}
+	return nil
 }
 
 // update replaces an object through the main door or a subresource.

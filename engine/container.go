@@ -21,6 +21,7 @@ import (
 
 	"proa.dev/engine/bundle"
 	"proa.dev/engine/wire"
+	"proa.dev/env"
 )
 
 const (
@@ -347,8 +348,8 @@ func (e *Engine) stop(ctx context.Context, c *container, grace time.Duration) er
 		switch {
 		case starting:
 			// It is about to run, or to fail.
-			if err := e.sleep(ctx, 2*time.Millisecond); err != nil {
-				return err
+			if !env.Sleep(ctx, e.clock, 2*time.Millisecond) {
+				return ctx.Err()
 			}
 			continue
 		case state != runtimeapi.ContainerState_CONTAINER_RUNNING:

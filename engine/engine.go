@@ -55,7 +55,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -256,18 +255,6 @@ func (e *Engine) newID() string {
 }
 
 func (e *Engine) now() int64 { return e.clock.Now().UnixNano() }
-
-// sleep waits for d on the engine's clock.
-func (e *Engine) sleep(ctx context.Context, d time.Duration) error {
-	t := e.clock.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C():
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
 
 // sandbox finds by ID or by a prefix that fits one only. e.mu is held.
 func (e *Engine) sandbox(id string) (*sandbox, error) {

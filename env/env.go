@@ -6,6 +6,7 @@
 package env
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"io"
@@ -26,6 +27,18 @@ type Timer interface {
 	// Stop reports whether it prevented the timer from firing.
 	Stop() bool
 	Reset(d time.Duration) bool
+}
+
+// Sleep waits for d on c and says whether it did: false when ctx ended first.
+func Sleep(ctx context.Context, c Clock, d time.Duration) bool {
+	t := c.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C():
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // Rand is a source of randomness: cryptographic in the real version, from the

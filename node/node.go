@@ -236,14 +236,7 @@ func (a *Agent) spawn(f func()) {
 
 // sleep waits d on the agent's clock; false when ctx ended first.
 func (a *Agent) sleep(ctx context.Context, d time.Duration) bool {
-	t := a.clock.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C():
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return env.Sleep(ctx, a.clock, d)
 }
 
 // followPods brings changes of this node's pods to their workers.

@@ -51,12 +51,8 @@ func (p *peers) run(ctx context.Context, failed func(error)) error {
 			failed(err)
 			pause = time.Second
 		}
-		t := p.clock.NewTimer(pause)
-		select {
-		case <-t.C():
+		if env.Sleep(ctx, p.clock, pause) {
 			continue
-		case <-ctx.Done():
-			t.Stop()
 		}
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), peerLeave)
 		defer cancel()

@@ -530,11 +530,7 @@ func (s *Server) start(g *group.Group) error {
 // complete tries the first objects again until they are there.
 func (s *Server) complete(ctx context.Context) error {
 	for pause := 100 * time.Millisecond; ; pause = min(pause*2, 10*time.Second) {
-		t := s.cfg.Clock.NewTimer(pause)
-		select {
-		case <-t.C():
-		case <-ctx.Done():
-			t.Stop()
+		if !env.Sleep(ctx, s.cfg.Clock, pause) {
 			return nil
 		}
 		err := first.Ensure(ctx, s.Admin(), s.firstObjects())

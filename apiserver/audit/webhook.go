@@ -11,6 +11,8 @@ import (
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"proa.dev/env"
 )
 
 // Limits of the webhook, upstream's defaults for batches.
@@ -146,12 +148,7 @@ func (w *webhook) send(ctx context.Context, batch [][]byte) {
 		if !again || try == sendTries || ctx.Err() != nil {
 			break
 		}
-		t := w.log.clock.NewTimer(wait)
-		select {
-		case <-t.C():
-		case <-ctx.Done():
-		}
-		t.Stop()
+		env.Sleep(ctx, w.log.clock, wait) // an ended ctx ends the tries above
 		wait += wait / 2
 	}
 	w.log.lost("webhook", len(batch), err)

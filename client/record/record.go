@@ -196,11 +196,7 @@ func (r *Recorder) patiently(ctx context.Context, do func() error) error {
 		if apierrors.IsAlreadyExists(err) || apierrors.IsConflict(err) {
 			continue
 		}
-		timer := r.clock.NewTimer(pause)
-		select {
-		case <-timer.C():
-		case <-ctx.Done():
-			timer.Stop()
+		if !env.Sleep(ctx, r.clock, pause) {
 			return err
 		}
 		pause *= 2

@@ -59,12 +59,7 @@ func Run(ctx context.Context, c Config) error {
 	for ctx.Err() == nil {
 		if err := c.follow(ctx); err != nil && ctx.Err() == nil {
 			c.Log.Warn("certificate requests are not signed for a while", "error", err)
-			t := c.Clock.NewTimer(again)
-			select {
-			case <-t.C():
-			case <-ctx.Done():
-			}
-			t.Stop()
+			env.Sleep(ctx, c.Clock, again)
 		}
 	}
 	return nil

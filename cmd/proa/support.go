@@ -20,6 +20,7 @@ import (
 	"proa.dev/cluster"
 	"proa.dev/cluster/kubeconfig"
 	"proa.dev/cluster/pki"
+	"proa.dev/env"
 	"proa.dev/kind"
 	"proa.dev/network"
 	"proa.dev/proxy"
@@ -175,14 +176,7 @@ func (s *server) writeAdminKubeconfig() error {
 // here and in the person's own kubeconfig. It looks once an hour, so that a clock
 // that jumps is noticed.
 func (s *server) renewAdmin(ctx context.Context) error {
-	for {
-		t := s.clock.NewTimer(time.Hour)
-		select {
-		case <-t.C():
-		case <-ctx.Done():
-			t.Stop()
-			return nil
-		}
+	for env.Sleep(ctx, s.clock, time.Hour) {
 		if s.clock.Now().Before(s.adminRenewal) {
 			continue
 		}
@@ -190,6 +184,7 @@ func (s *server) renewAdmin(ctx context.Context) error {
 			s.log.Error("the administrator's credentials are not renewed; `proa up` does it", "error", err)
 		}
 	}
+	return nil
 }
 
 func (s *server) renewAdminNow() error {

@@ -20,6 +20,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"proa.dev/engine/term"
+	"proa.dev/env"
 )
 
 // CreateContainer as the engine's.
@@ -317,14 +318,8 @@ func (f *Fake) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest) (*
 	if limit > 0 && (p.Forever || wait > limit) {
 		wait, late = limit, true
 	}
-	if wait > 0 {
-		t := f.clock.NewTimer(wait)
-		defer t.Stop()
-		select {
-		case <-t.C():
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+	if wait > 0 && !env.Sleep(ctx, f.clock, wait) {
+		return nil, ctx.Err()
 	}
 	if late {
 		return nil, status.Errorf(codes.DeadlineExceeded, "exec in container %q: timeout of %ds exceeded", req.GetContainerId(), req.Timeout)

@@ -159,20 +159,9 @@ func waitFor(ctx context.Context, src LogSource, path string) (io.ReadCloser, er
 		if !errors.Is(err, os.ErrNotExist) {
 			return nil, err
 		}
-		if !running || !sleep(ctx, src.Clock) {
+		if !running || !env.Sleep(ctx, src.Clock, followPause) {
 			return nil, nil
 		}
-	}
-}
-
-func sleep(ctx context.Context, c env.Clock) bool {
-	t := c.NewTimer(followPause)
-	defer t.Stop()
-	select {
-	case <-t.C():
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 
@@ -278,7 +267,7 @@ func (l *logWriter) copy(ctx context.Context, src LogSource, path string, f io.R
 		}
 		// Once more after the container has ended: what it wrote last.
 		ending = !src.Running()
-		if !ending && !sleep(ctx, src.Clock) {
+		if !ending && !env.Sleep(ctx, src.Clock, followPause) {
 			return true, nil
 		}
 	}

@@ -86,18 +86,6 @@ func Run(ctx context.Context, c Config) error {
 	return nil
 }
 
-// pause waits; false when ctx has ended.
-func (e *elector) pause(ctx context.Context, d time.Duration) bool {
-	t := e.Clock.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C():
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
 // acquire returns true when this process holds the Lease, false when ctx ended.
 func (e *elector) acquire(ctx context.Context) bool {
 	for {
@@ -108,7 +96,7 @@ func (e *elector) acquire(ctx context.Context) bool {
 		if err != nil && ctx.Err() == nil {
 			e.Log.Debug("lease was not taken", "lease", e.Name, "error", err)
 		}
-		if !e.pause(ctx, e.RetryPeriod) {
+		if !env.Sleep(ctx, e.Clock, e.RetryPeriod) {
 			return false
 		}
 	}

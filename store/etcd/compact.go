@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"proa.dev/env"
 	"proa.dev/store"
 )
 
@@ -22,14 +23,7 @@ const compactKey = "compact_rev_key"
 // faster takes over its time and does nothing.
 func (s *Store) compactLoop() {
 	var version, rev int64
-	for {
-		t := s.clock.NewTimer(s.cfg.CompactEvery)
-		select {
-		case <-t.C():
-		case <-s.ctx.Done():
-			t.Stop()
-			return
-		}
+	for env.Sleep(s.ctx, s.clock, s.cfg.CompactEvery) {
 		var err error
 		if version, rev, err = s.compactOnce(s.ctx, version, rev); err != nil && s.ctx.Err() == nil {
 			s.log.Warn("etcd was not compacted; it is tried again", "error", err)

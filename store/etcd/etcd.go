@@ -205,11 +205,7 @@ func (s *Store) connect(ctx context.Context) error {
 		if err == nil {
 			break
 		}
-		t := s.clock.NewTimer(200 * time.Millisecond)
-		select {
-		case <-t.C():
-		case <-ctx.Done():
-			t.Stop()
+		if !env.Sleep(ctx, s.clock, 200*time.Millisecond) {
 			return fmt.Errorf("open etcd at %s: %w; check that it runs and that endpoints and certificates are right", strings.Join(s.cfg.Endpoints, ", "), err)
 		}
 	}

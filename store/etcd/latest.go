@@ -7,6 +7,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"proa.dev/env"
 )
 
 // rounds batch the questions for the newest revision: who asks joins the next
@@ -92,11 +94,7 @@ func (s *Store) ask() (int64, error) {
 			s.note(resp.Header.Revision)
 			return resp.Header.Revision, nil
 		}
-		t := s.clock.NewTimer(askAgain)
-		select {
-		case <-t.C():
-		case <-ctx.Done():
-			t.Stop()
+		if !env.Sleep(ctx, s.clock, askAgain) {
 			return 0, s.fault(s.ctx, err)
 		}
 	}
@@ -144,11 +142,7 @@ func (s *Store) nudgeLoop() {
 			return
 		}
 		for wait := nudgeAfter; ; wait = nudgeEvery {
-			t := s.clock.NewTimer(wait)
-			select {
-			case <-t.C():
-			case <-s.ctx.Done():
-				t.Stop()
+			if !env.Sleep(s.ctx, s.clock, wait) {
 				return
 			}
 			s.mu.Lock()

@@ -90,7 +90,6 @@ func (w *watch) pump() {
 	for w.ctx.Err() == nil {
 		before := w.reached.Load()
 		err := w.follow()
-		var wait <-chan time.Time
 		switch {
 		case w.ctx.Err() != nil:
 			return
@@ -110,12 +109,7 @@ func (w *watch) pump() {
 			backoff = 50 * time.Millisecond
 		}
 		w.s.log.Warn("watch on etcd ended and is opened again", "prefix", w.prefix, "after", w.reached.Load(), "error", err)
-		t := w.s.clock.NewTimer(backoff)
-		wait = t.C()
-		select {
-		case <-wait:
-		case <-w.ctx.Done():
-			t.Stop()
+		if !env.Sleep(w.ctx, w.s.clock, backoff) {
 			return
 		}
 		backoff = min(2*backoff, 2*time.Second)
