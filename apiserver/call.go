@@ -3,7 +3,6 @@ package apiserver
 import (
 	"context"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
@@ -17,7 +16,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"proa.dev/apiserver/admit"
+	"proa.dev/apiserver/audit"
 	"proa.dev/apiserver/auth"
+	"proa.dev/internal/uuid"
 	"proa.dev/kind"
 	"proa.dev/store"
 )
@@ -25,6 +26,7 @@ import (
 // call is who asks for what.
 type call struct {
 	user                 auth.User
+	agent                string // of a client in process
 	kind                 *kind.Kind
 	sub, namespace, name string
 	warn                 func(message string) // never nil
@@ -34,23 +36,37 @@ func noWarning(string) {}
 
 // authorize asks whether c.user may do verb; the error is upstream's Forbidden.
 func (s *Server) authorize(ctx context.Context, c *call, verb, fieldSelector string) error {
+	return s.authorizeAttributes(ctx, c.attributes(verb, fieldSelector))
+}
+
+// attributes of c for authorizers.
+func (c *call) attributes(verb, fieldSelector string) auth.Attributes {
 	a := auth.Attributes{User: c.user, Verb: verb, Group: c.kind.Group, Version: c.kind.Version,
 		Resource: c.kind.Plural, Subresource: c.sub, Namespace: c.namespace, Name: c.name, FieldSelector: fieldSelector}
 	if c.kind == kind.Namespace {
 		// A namespace lies within itself for authorizers, as its URL says.
 		a.Namespace = c.name
 	}
-	return s.authorizeAttributes(ctx, a)
+	return a
 }
 
 func (s *Server) authorizeAttributes(ctx context.Context, a auth.Attributes) error {
+	return s.judge(ctx, a, nil)
+}
+
+// judge asks the authorizers and records the answer in e.
+func (s *Server) judge(ctx context.Context, a auth.Attributes, e *audit.Entry) error {
 	d, reason, err := s.cfg.Authz.Authorize(ctx, a)
 	if d == auth.Allow {
+		e.Annotate("authorization.k8s.io/decision", "allow")
+		e.Annotate("authorization.k8s.io/reason", reason)
 		return nil
 	}
 	if err != nil && reason == "" {
 		reason = err.Error()
 	}
+	e.Annotate("authorization.k8s.io/decision", "forbid")
+	e.Annotate("authorization.k8s.io/reason", reason)
 	return forbidden(a, reason)
 }
 
@@ -242,21 +258,7 @@ func statusError(err error) *apierrors.StatusError {
 	return apierrors.NewInternalError(err)
 }
 
-// newUID is a random (version 4) UUID.
-func (s *Server) newUID() types.UID {
-	var b [16]byte
-	s.rand.Read(b[:])
-	b[6] = b[6]&0x0f | 0x40
-	b[8] = b[8]&0x3f | 0x80
-	var out [36]byte
-	hex.Encode(out[:8], b[:4])
-	hex.Encode(out[9:13], b[4:6])
-	hex.Encode(out[14:18], b[6:8])
-	hex.Encode(out[19:23], b[8:10])
-	hex.Encode(out[24:], b[10:])
-	out[8], out[13], out[18], out[23] = '-', '-', '-', '-'
-	return types.UID(out[:])
-}
+func (s *Server) newUID() types.UID { return types.UID(uuid.New(s.rand)) }
 
 // suffixAlphabet leaves out vowels and what looks alike, so that no words arise
 // (apimachinery util/rand).

@@ -3,7 +3,6 @@ package apiserver
 import (
 	"context"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"net/http"
 	"strconv"
@@ -18,6 +17,7 @@ import (
 	"proa.dev/apiserver/auth"
 	"proa.dev/apiserver/fair"
 	"proa.dev/env"
+	"proa.dev/internal/uuid"
 	"proa.dev/kind"
 )
 
@@ -35,16 +35,7 @@ func (i *ids) next() string {
 	// Odd multiplication is a permutation: no two are alike.
 	binary.BigEndian.PutUint64(b[:8], i.high)
 	binary.BigEndian.PutUint64(b[8:], (i.low+i.n.Add(1))*0x9e3779b97f4a7c15&(1<<62-1))
-	b[6] = b[6]&0x0f | 0x40
-	b[8] = b[8]&0x3f | 0x80
-	var out [36]byte
-	hex.Encode(out[:8], b[:4])
-	hex.Encode(out[9:13], b[4:6])
-	hex.Encode(out[14:18], b[6:8])
-	hex.Encode(out[19:23], b[8:10])
-	hex.Encode(out[24:], b[10:])
-	out[8], out[13], out[18], out[23] = '-', '-', '-', '-'
-	return string(out[:])
+	return uuid.Of(b)
 }
 
 const auditIDHeader = "Audit-Id"
@@ -202,21 +193,7 @@ func (q *request) width(most int) int {
 }
 
 // decide asks the authorizers and records the answer.
-func (q *request) decide(ctx context.Context) error {
-	a := q.attributes()
-	d, reason, err := q.s.cfg.Authz.Authorize(ctx, a)
-	if d == auth.Allow {
-		q.entry.Annotate("authorization.k8s.io/decision", "allow")
-		q.entry.Annotate("authorization.k8s.io/reason", reason)
-		return nil
-	}
-	if err != nil && reason == "" {
-		reason = err.Error()
-	}
-	q.entry.Annotate("authorization.k8s.io/decision", "forbid")
-	q.entry.Annotate("authorization.k8s.io/reason", reason)
-	return forbidden(a, reason)
-}
+func (q *request) decide(ctx context.Context) error { return q.s.judge(ctx, q.attributes(), q.entry) }
 
 // context of the verbs: it carries the audit entry for admission.
 func (q *request) context() context.Context {

@@ -60,6 +60,7 @@ import (
 	"proa.dev/control/parts"
 	"proa.dev/env"
 	"proa.dev/internal/group"
+	"proa.dev/internal/uuid"
 	"proa.dev/kind"
 	"proa.dev/sched/loop"
 	"proa.dev/server/elect"
@@ -322,7 +323,7 @@ func (s *Server) open(ctx context.Context) (err error) {
 	s.View = view.New(kind.All, 0)
 	s.feed = feed.New(s.Store, s.View, kind.DecodeStored, s.cfg.Log)
 	s.feed.Extend(kind.CustomResourceDefinition, crd.New(crd.Config{Caller: hook.New(hook.Config{View: s.View, Rand: s.cfg.Rand}),
-		UID: func() types.UID { return types.UID(newUUID(s.cfg.Rand)) }, Log: s.cfg.Log}).Kinds)
+		UID: func() types.UID { return types.UID(uuid.New(s.cfg.Rand)) }, Log: s.cfg.Log}).Kinds)
 	if err := s.feed.Load(ctx); err != nil {
 		return errors.Join(err, s.Store.Close())
 	}
@@ -333,7 +334,7 @@ func (s *Server) open(ctx context.Context) (err error) {
 func (s *Server) assemble() error {
 	c := &s.cfg
 	s.Tokens = &auth.ServiceAccountTokens{Issuer: c.Issuer, Audiences: c.Audiences, Key: c.TokenKey, VerifyKeys: c.TokenVerifyKeys, Now: c.Clock.Now,
-		Snapshot: s.View.Snapshot, NewID: func() string { return newUUID(c.Rand) }}
+		Snapshot: s.View.Snapshot, NewID: func() string { return uuid.New(c.Rand) }}
 	s.Tokens.Extend = true
 	s.Tokens.AlsoIssuers, s.Tokens.MaxExpiration, s.Tokens.JWKSURI = c.AlsoIssuers, c.MaxTokenExpiration, c.JWKSURI
 	ac := c.Access
@@ -616,7 +617,7 @@ func (s *Server) elect(g *group.Group) {
 	}
 	g.Go("election", func(ctx context.Context) error {
 		return elect.Run(ctx, elect.Config{Client: s.as("leader-election"), Clock: s.cfg.Clock, Log: s.cfg.Log, Namespace: "kube-system", Name: LeaderLease,
-			Identity: s.cfg.Host + "_" + newUUID(s.cfg.Rand), LeaseDuration: s.cfg.LeaseDuration, RenewDeadline: s.cfg.LeaseDuration * 2 / 3, RetryPeriod: s.cfg.LeaseDuration * 2 / 15,
+			Identity: s.cfg.Host + "_" + uuid.New(s.cfg.Rand), LeaseDuration: s.cfg.LeaseDuration, RenewDeadline: s.cfg.LeaseDuration * 2 / 3, RetryPeriod: s.cfg.LeaseDuration * 2 / 15,
 			Lead: func(ctx context.Context) error {
 				led := group.New(ctx)
 				s.decide(led)
@@ -661,14 +662,6 @@ func (s *Server) decide(g *group.Group) {
 // for but not demanded.
 func ServingTLS(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) *tls.Config {
 	return &tls.Config{GetCertificate: get, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12, DynamicRecordSizingDisabled: true, NextProtos: []string{"h2", "http/1.1"}}
-}
-
-// newUUID is a random UUID (RFC 9562, version 4).
-func newUUID(r env.Rand) string {
-	var b [16]byte
-	r.Read(b[:])
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
 func must(data []byte, err error) []byte {

@@ -38,6 +38,7 @@ import (
 	"proa.dev/apiserver/extend/hook"
 	"proa.dev/apiserver/extend/match"
 	"proa.dev/env"
+	"proa.dev/internal/uuid"
 	"proa.dev/kind"
 )
 
@@ -199,12 +200,7 @@ func reviewVersion(list []string) string {
 	return ""
 }
 
-func (w *Webhooks) newUID() types.UID {
-	var b [16]byte
-	w.cfg.Rand.Read(b[:])
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	return types.UID(fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:]))
-}
+func (w *Webhooks) newUID() types.UID { return types.UID(uuid.New(w.cfg.Rand)) }
 
 // body is one review for one webhook.
 func (w *Webhooks) body(q *match.Request, row *kind.Kind, v *admission.VersionedAttributes, r *review, version string, uid types.UID) ([]byte, error) {
