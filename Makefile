@@ -11,6 +11,8 @@ KUBECTL_VERSION := $(foreach v,gitVersion=v1.37.2 gitMajor=1 gitMinor=37 gitTree
 
 # Tests that start whole clusters run one after the other, with the machine to themselves.
 WHOLE := /test/(machine|sample|script)($$|/)
+# What answers requests is tested on etcd, too.
+API := ./apiserver/... ./server ./test/conformance
 
 .PHONY: help build deps etcd up down test check sim bench fuzz images update clean
 
@@ -28,9 +30,9 @@ build: deps ## build bin/proa with its helpers inside
 	@$(GO) run ./tools/pack $(EMBED) $(BIN)/helpers/proa-monitor $(BIN)/helpers/proa-runner $(BIN)/helpers/proa-kubectl
 	$(STATIC) $(GO) build -trimpath -ldflags '$(LDFLAGS) -X main.version=$(VERSION)' -o $(BIN)/proa ./cmd/proa
 
-etcd: ## build bin/etcd, the etcd that tests run on (a module of its own: test/etcd)
+etcd: ## build bin/etcd and bin/etcd35, which tests run on (modules of their own: test/etcd, test/etcd35)
 	@mkdir -p $(BIN)
-	cd test/etcd && $(STATIC) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o ../../$(BIN)/etcd .
+	for m in etcd etcd35; do (cd test/$$m && $(STATIC) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o ../../$(BIN)/$$m .) || exit 1; done
 
 images: build ## make the sample application's images (no registry needed)
 	@examples/dockercoins/build-images.sh $(BIN)/images
@@ -46,6 +48,7 @@ test: build images etcd ## every test: units, scenarios, simulation, real contai
 	@tools/deps.sh test
 	$(GO) vet ./...
 	$(GO) test -timeout 20m $$($(GO) list ./... | grep -vE '$(WHOLE)')
+	PROA_TEST_STORE=etcd $(GO) test -timeout 10m $(API)
 	$(GO) test -timeout 20m -p 1 $$($(GO) list ./... | grep -E '$(WHOLE)')
 	cd test/clients && $(GO) test -timeout 10m ./...
 

@@ -29,6 +29,8 @@ import (
 	"proa.dev/apiserver/apitest"
 	discoverydocs "proa.dev/apiserver/discovery"
 	"proa.dev/kind"
+	"proa.dev/store"
+	"proa.dev/view"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -243,11 +245,17 @@ func TestWatchOverWebSocket(t *testing.T) {
 }
 
 // TestTooOld: a watch from a version that is no longer kept gets an ERROR event
-// with 410, as upstream's.
+// with 410, as upstream's. The view keeps its window of changes, and so does a store
+// of one server; one that several servers share keeps all until it is compacted.
 func TestTooOld(t *testing.T) {
-	c := apitest.Start(t, nil)
+	writes, shared := 20_000, false
+	c := apitest.Start(t, func(c *apiserver.Config) {
+		if _, shared = c.Store.(store.Shared); shared {
+			writes, c.View = 100, view.New(kind.All, 16)
+		}
+	})
 	l := c.Server.Local(apitest.Admin)
-	for i := range 20_000 {
+	for i := range writes {
 		cm := configMap("a", fmt.Sprint(i))
 		cm.Namespace = "n"
 		if i == 0 {
@@ -257,6 +265,11 @@ func TestTooOld(t *testing.T) {
 			continue
 		}
 		if _, err := l.Update(ctx, kind.ConfigMap, cm, "", metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if shared {
+		if err := c.Store.Compact(ctx, c.Store.Revision()); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"proa.dev/apiserver/apitest"
 	"proa.dev/cluster/first"
 	"proa.dev/cluster/pki"
 	"proa.dev/kind"
@@ -104,6 +105,11 @@ func run(t *testing.T, change func(*Config)) (s *Server, url string, end func())
 		First:     first.Config{API: netip.MustParseAddr("192.168.0.1"), APIPort: 6443, PublicURL: "https://192.168.0.1:6443"},
 		Listeners: []Listener{{Listener: l}}}
 	change(&cfg)
+	if cfg.Store == nil {
+		if e, chosen := apitest.Etcd(t); chosen {
+			cfg.Store = Etcd(e)
+		}
+	}
 	if s, err = New(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}

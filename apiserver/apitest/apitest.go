@@ -1,8 +1,9 @@
 // Package apitest starts a whole API server in a test: memory store, view, fed
-// from the store, and the handler on a loopback port with TLS and HTTP/2. The
-// With PROA_TEST_STORE=etcd in the environment the store is one on a real etcd that
-// the test starts. The bearer token names the user: "admin" may do everything, any other name nothing
-// but read health, version and discovery, unless Authz says otherwise.
+// from the store, and the handler on a loopback port with TLS and HTTP/2. With
+// PROA_TEST_STORE=etcd in the environment the store is one on a real etcd that the
+// test starts; "make test" runs the API's tests in both ways. The bearer token
+// names the user: "admin" may do everything, any other name nothing but read
+// health, version and discovery, unless Authz says otherwise.
 package apitest
 
 import (
@@ -92,24 +93,35 @@ func (AdminOnly) Authorize(_ context.Context, a auth.Attributes) (auth.Decision,
 // Admin is the identity of the admin token.
 var Admin = auth.User{Name: "admin", Groups: []string{auth.AllAuthenticated, auth.Masters}}
 
+// Etcd starts an etcd of the test's own and says how to reach it, if the
+// environment chooses one.
+func Etcd(t testing.TB) (c etcd.Config, chosen bool) {
+	t.Helper()
+	switch which := os.Getenv("PROA_TEST_STORE"); which {
+	case "", "mem":
+		return c, false
+	case "etcd":
+		return etcd.Config{Endpoints: []string{etcdtest.Start(t).URL}, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}, true
+	default:
+		t.Fatalf("PROA_TEST_STORE is %q: it must be mem or etcd", which)
+		return c, false
+	}
+}
+
 // Store opens the store that the environment chooses: in memory, or on an etcd of
 // the test's own.
 func Store(t testing.TB) store.Store {
 	t.Helper()
-	switch which := os.Getenv("PROA_TEST_STORE"); which {
-	case "", "mem":
+	cfg, chosen := Etcd(t)
+	if !chosen {
 		return mem.Open(mem.Config{})
-	case "etcd":
-		st, err := etcd.Open(t.Context(), etcd.Config{Endpoints: []string{etcdtest.Start(t).URL}, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { st.Close() })
-		return st
-	default:
-		t.Fatalf("PROA_TEST_STORE is %q: it must be mem or etcd", which)
-		return nil
 	}
+	st, err := etcd.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { st.Close() })
+	return st
 }
 
 // Start runs a server until the test ends. change may adapt the configuration.

@@ -23,9 +23,15 @@ func open(t testing.TB, c etcd.Config) *etcd.Store {
 	return s
 }
 
+// TestContract: the store keeps its promises on the newest etcd and on the oldest
+// that is supported.
 func TestContract(t *testing.T) {
-	storetest.RunWith(t, storetest.Traits{Unbounded: true, Remote: true, RealTime: true, Slack: 5 * time.Second, MaxValue: store.MaxValueBytes - 4096}, func(t testing.TB, o storetest.Options) store.Store {
-		s := etcdtest.Start(t)
-		return open(t, etcd.Config{Endpoints: []string{s.URL}, Prefix: etcdtest.Prefix(), Raw: true})
-	})
+	for _, v := range []etcdtest.Version{etcdtest.Newest, etcdtest.Oldest} {
+		t.Run(string(v), func(t *testing.T) {
+			storetest.RunWith(t, storetest.Traits{Unbounded: true, Remote: true, RealTime: true, Slack: 5 * time.Second, MaxValue: store.MaxValueBytes - 4096}, func(t testing.TB, o storetest.Options) store.Store {
+				s := etcdtest.StartVersion(t, v)
+				return open(t, etcd.Config{Endpoints: []string{s.URL}, Prefix: etcdtest.Prefix(), Raw: true})
+			})
+		})
+	}
 }

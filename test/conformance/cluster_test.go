@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"hash/fnv"
@@ -22,11 +23,13 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"proa.dev/act"
+	"proa.dev/apiserver/apitest"
 	"proa.dev/apiserver/auth"
 	"proa.dev/client"
 	"proa.dev/cluster/first"
 	"proa.dev/cluster/pki"
 	"proa.dev/control"
+	"proa.dev/internal/await"
 	"proa.dev/kind"
 	"proa.dev/server"
 	"proa.dev/view"
@@ -108,8 +111,13 @@ func serve(t *testing.T) *rest.Config {
 	}
 	url, port := "https://"+listener.Addr().String(), netip.MustParseAddrPort(listener.Addr().String()).Port()
 	machine := netip.MustParseAddr("192.168.0.1")
+	var store server.Opener
+	if e, chosen := apitest.Etcd(t); chosen {
+		store = server.Etcd(e)
+	}
 	s, err := server.New(t.Context(), server.Config{
-		Log: log, Authority: ca, Services: netip.MustParsePrefix("10.96.0.0/16"), Host: "server",
+		Store: store,
+		Log:   log, Authority: ca, Services: netip.MustParsePrefix("10.96.0.0/16"), Host: "server",
 		First:     first.Config{API: machine, APIPort: int32(port), DNS: machine, DNSPort: 53, PublicURL: url},
 		Listeners: []server.Listener{{Listener: listener, TLS: server.ServingTLS(serving.GetCertificate)}},
 		Parts:     []control.Part{hollowKubelet()},
@@ -329,21 +337,12 @@ func TestMain(m *testing.M) {
 // eventually polls until ok says "" or half a minute is over.
 func eventually(t *testing.T, ok func() string) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for wait := 5 * time.Millisecond; ; wait = min(wait*3/2, 200*time.Millisecond) {
-		why := ok()
-		if why == "" {
-			return
+	await.Nil(t, 30*time.Second, "what the cluster is to do", func() error {
+		if why := ok(); why != "" {
+			return errors.New(why)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", why)
-		}
-		select {
-		case <-time.After(wait):
-		case <-t.Context().Done():
-			t.Fatal("the test ended")
-		}
-	}
+		return nil
+	})
 }
 
 // gone waits until get says NotFound.

@@ -2,9 +2,9 @@
 // temporary directory, its ports on the loopback interface, its process ended by
 // the test.
 //
-// The program is bin/etcd, which `make etcd` builds from the module in test/etcd;
-// Binary builds it when it is missing. PROA_TEST_ETCD names another one, of
-// another version, say.
+// The programs are bin/etcd and bin/etcd35, which `make etcd` builds from the
+// modules in test; Binary builds one when it is missing. PROA_TEST_ETCD names
+// another program, of another version, say, in place of both.
 package etcdtest
 
 import (
@@ -22,19 +22,39 @@ import (
 	"time"
 )
 
+// Version is a module in the folder test that builds an etcd.
+type Version string
+
+// The newest release and the oldest that is supported.
+const (
+	Newest Version = "etcd"
+	Oldest Version = "etcd35"
+)
+
 var built struct {
-	sync.Once
-	path string
-	err  error
+	sync.Mutex
+	paths map[Version]string
 }
 
 // Binary is the path of the etcd program.
-func Binary() (string, error) {
-	built.Do(func() { built.path, built.err = binary() })
-	return built.path, built.err
+func Binary(v Version) (string, error) {
+	built.Lock()
+	defer built.Unlock()
+	if p, ok := built.paths[v]; ok {
+		return p, nil
+	}
+	p, err := binary(v)
+	if err != nil {
+		return "", err
+	}
+	if built.paths == nil {
+		built.paths = map[Version]string{}
+	}
+	built.paths[v] = p
+	return p, nil
 }
 
-func binary() (string, error) {
+func binary(v Version) (string, error) {
 	if p := os.Getenv("PROA_TEST_ETCD"); p != "" {
 		return p, nil
 	}
@@ -45,17 +65,17 @@ func binary() (string, error) {
 			return "", err
 		}
 		for here = wd; ; here = filepath.Dir(here) {
-			if _, err := os.Stat(filepath.Join(here, "test", "etcd", "go.mod")); err == nil {
+			if _, err := os.Stat(filepath.Join(here, "test", string(v), "go.mod")); err == nil {
 				break
 			}
 			if here == filepath.Dir(here) {
-				return "", fmt.Errorf("find test/etcd above %q: it is not there; name an etcd program in PROA_TEST_ETCD", wd)
+				return "", fmt.Errorf("find test/%s above %q: it is not there; name an etcd program in PROA_TEST_ETCD", v, wd)
 			}
 		}
 	} else {
 		here = filepath.Join(filepath.Dir(here), "..", "..", "..")
 	}
-	path := filepath.Join(here, "bin", "etcd")
+	path := filepath.Join(here, "bin", string(v))
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return "", err
 	}
@@ -72,50 +92,53 @@ func binary() (string, error) {
 		return path, nil
 	}
 	build := exec.Command("go", "build", "-trimpath", "-o", path, ".")
-	build.Dir = filepath.Join(here, "test", "etcd")
+	build.Dir = filepath.Join(here, "test", string(v))
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build etcd for tests: %w: %s", err, out)
+		return "", fmt.Errorf("build test/%s: %w: %s", v, err, out)
 	}
 	return path, nil
 }
 
 // Server is one etcd.
 type Server struct {
-	URL  string // of clients
-	Dir  string
-	t    testing.TB
-	args []string
-	cmd  *exec.Cmd
-	log  bytes.Buffer
-	done chan error
+	URL     string // of clients
+	Dir     string
+	t       testing.TB
+	version Version
+	args    []string
+	cmd     *exec.Cmd
+	log     bytes.Buffer
+	done    chan error
 }
 
-// Start runs an etcd until the test ends, with more arguments if need be.
+// Start runs the newest etcd until the test ends, with more arguments if need be.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
-	s := &Server{t: t, Dir: t.TempDir(), args: args}
-	client, peer := port(t), port(t)
-	s.URL = fmt.Sprintf("http://127.0.0.1:%d", client)
-	s.args = append([]string{"--data-dir", s.Dir, "--name", "t", "--listen-client-urls", s.URL, "--advertise-client-urls", s.URL,
-		"--listen-peer-urls", fmt.Sprintf("http://127.0.0.1:%d", peer), "--initial-advertise-peer-urls", fmt.Sprintf("http://127.0.0.1:%d", peer),
-		"--initial-cluster", fmt.Sprintf("t=http://127.0.0.1:%d", peer), "--log-level", "error", "--heartbeat-interval", "20", "--election-timeout", "200"}, args...)
-	t.Cleanup(s.Stop)
-	s.Restart()
-	return s
+	return start(t, Newest, "http", args...)
+}
+
+// StartVersion is Start with another version.
+func StartVersion(t testing.TB, v Version, args ...string) *Server {
+	t.Helper()
+	return start(t, v, "http", args...)
 }
 
 // StartTLS is Start with certificates: clients must have one of the authority in
 // ca. The files are PEM.
 func StartTLS(t testing.TB, ca, cert, key string) *Server {
 	t.Helper()
-	s := &Server{t: t, Dir: t.TempDir()}
-	client, peer := port(t), port(t)
-	s.URL = fmt.Sprintf("https://127.0.0.1:%d", client)
-	s.args = []string{"--data-dir", s.Dir, "--name", "t", "--listen-client-urls", s.URL, "--advertise-client-urls", s.URL,
-		"--listen-peer-urls", fmt.Sprintf("http://127.0.0.1:%d", peer), "--initial-advertise-peer-urls", fmt.Sprintf("http://127.0.0.1:%d", peer),
-		"--initial-cluster", fmt.Sprintf("t=http://127.0.0.1:%d", peer), "--log-level", "error", "--heartbeat-interval", "20", "--election-timeout", "200",
-		"--client-cert-auth", "--trusted-ca-file", ca, "--cert-file", cert, "--key-file", key}
+	return start(t, Newest, "https", "--client-cert-auth", "--trusted-ca-file", ca, "--cert-file", cert, "--key-file", key)
+}
+
+func start(t testing.TB, v Version, scheme string, args ...string) *Server {
+	t.Helper()
+	s := &Server{t: t, version: v, Dir: t.TempDir()}
+	s.URL = fmt.Sprintf("%s://127.0.0.1:%d", scheme, port(t))
+	peer := fmt.Sprintf("http://127.0.0.1:%d", port(t))
+	s.args = append([]string{"--data-dir", s.Dir, "--name", "t", "--listen-client-urls", s.URL, "--advertise-client-urls", s.URL,
+		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "t=" + peer,
+		"--log-level", "error", "--heartbeat-interval", "20", "--election-timeout", "200"}, args...)
 	t.Cleanup(s.Stop)
 	s.Restart()
 	return s
@@ -135,7 +158,7 @@ func port(t testing.TB) int {
 // until it listens.
 func (s *Server) Restart() {
 	s.t.Helper()
-	path, err := Binary()
+	path, err := Binary(s.version)
 	if err != nil {
 		s.t.Fatal(err)
 	}
