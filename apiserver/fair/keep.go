@@ -39,72 +39,63 @@ func (w Write) String() string { return w.Verb + " " + w.Kind.String() + "/" + w
 // level exists.
 func Plan(snap view.Snapshot, now time.Time) []Write {
 	var out []Write
+	emit := func(w Write) { out = append(out, w) }
 	schemas, levels := Wanted()
-	mandatory := func(name string) bool {
-		return name == flowcontrolv1.FlowSchemaNameExempt || name == flowcontrolv1.FlowSchemaNameCatchAll
-	}
-	wanted := map[string]bool{}
 	exists := map[string]bool{}
 	for _, want := range levels {
-		wanted["level/"+want.Name] = true
-		have := view.Get[*flowcontrolv1.PriorityLevelConfiguration](snap, kind.PriorityLevelConfiguration, "", want.Name)
-		if have == nil {
-			o := want.DeepCopy()
-			o.Annotations = map[string]string{auto: "true"}
-			out = append(out, Write{kind.PriorityLevelConfiguration, "create", o})
-			exists[want.Name] = true
-			continue
-		}
-		follow := follows(have, mandatory(want.Name))
-		same := !follow || equality.Semantic.DeepEqual(have.Spec, want.Spec)
-		if same && have.Annotations[auto] == fmt.Sprint(follow) {
-			continue
-		}
-		o := have.DeepCopy()
-		annotate(o, follow)
-		if follow {
-			want.Spec.DeepCopyInto(&o.Spec)
-		}
-		out = append(out, Write{kind.PriorityLevelConfiguration, "update", o})
+		exists[want.Name] = true
 	}
-	for have := range view.List[*flowcontrolv1.PriorityLevelConfiguration](snap, kind.PriorityLevelConfiguration, "") {
-		if have.DeletionTimestamp == nil && have.Annotations[auto] == "true" && !wanted["level/"+have.Name] {
-			out = append(out, Write{kind.PriorityLevelConfiguration, "delete", have})
-			continue
-		}
-		exists[have.Name] = true
-	}
-	for _, want := range schemas {
-		wanted["schema/"+want.Name] = true
-		have := view.Get[*flowcontrolv1.FlowSchema](snap, kind.FlowSchema, "", want.Name)
-		if have == nil {
-			o := want.DeepCopy()
-			o.Annotations = map[string]string{auto: "true"}
-			out = append(out, Write{kind.FlowSchema, "create", o})
-			continue
-		}
-		follow := follows(have, mandatory(want.Name))
-		same := !follow || equality.Semantic.DeepEqual(have.Spec, want.Spec)
-		if same && have.Annotations[auto] == fmt.Sprint(follow) {
-			continue
-		}
-		o := have.DeepCopy()
-		annotate(o, follow)
-		if follow {
-			want.Spec.DeepCopyInto(&o.Spec)
-		}
-		out = append(out, Write{kind.FlowSchema, "update", o})
-	}
-	for have := range view.List[*flowcontrolv1.FlowSchema](snap, kind.FlowSchema, "") {
-		if have.DeletionTimestamp == nil && have.Annotations[auto] == "true" && !wanted["schema/"+have.Name] {
-			out = append(out, Write{kind.FlowSchema, "delete", have})
-			continue
-		}
-		if o := dangling(have, exists[have.Spec.PriorityLevelConfiguration.Name], now); o != nil {
-			out = append(out, Write{kind.FlowSchema, "status", o})
-		}
-	}
+	maintain(snap, kind.PriorityLevelConfiguration, levels, emit,
+		func(a, b *flowcontrolv1.PriorityLevelConfiguration) bool {
+			return equality.Semantic.DeepEqual(a.Spec, b.Spec)
+		},
+		func(o, want *flowcontrolv1.PriorityLevelConfiguration) { want.Spec.DeepCopyInto(&o.Spec) },
+		func(have *flowcontrolv1.PriorityLevelConfiguration) { exists[have.Name] = true })
+	maintain(snap, kind.FlowSchema, schemas, emit,
+		func(a, b *flowcontrolv1.FlowSchema) bool { return equality.Semantic.DeepEqual(a.Spec, b.Spec) },
+		func(o, want *flowcontrolv1.FlowSchema) { want.Spec.DeepCopyInto(&o.Spec) },
+		func(have *flowcontrolv1.FlowSchema) {
+			if o := dangling(have, exists[have.Spec.PriorityLevelConfiguration.Name], now); o != nil {
+				emit(Write{kind.FlowSchema, "status", o})
+			}
+		})
 	return out
+}
+
+// maintain emits what makes the objects of one kind as wanted: first those that
+// are missing are made, and those that follow this server get its specification
+// (same compares, specify sets it); then those that are wanted no more go, and
+// stays is called with every other one that is there.
+func maintain[T kind.Object](snap view.Snapshot, k *kind.Kind, wanted []T, emit func(Write), same func(a, b T) bool, specify func(o, want T), stays func(T)) {
+	names := map[string]bool{}
+	for _, want := range wanted {
+		name := want.GetName()
+		names[name] = true
+		have, ok := snap.Get(k, "", name).(T)
+		if !ok {
+			o := want.DeepCopyObject().(T)
+			o.SetAnnotations(map[string]string{auto: "true"})
+			emit(Write{k, "create", o})
+			continue
+		}
+		follow := follows(have, name == flowcontrolv1.FlowSchemaNameExempt || name == flowcontrolv1.FlowSchemaNameCatchAll)
+		if (!follow || same(have, want)) && have.GetAnnotations()[auto] == fmt.Sprint(follow) {
+			continue
+		}
+		o := have.DeepCopyObject().(T)
+		annotate(o, follow)
+		if follow {
+			specify(o, want)
+		}
+		emit(Write{k, "update", o})
+	}
+	for have := range view.List[T](snap, k, "") {
+		if have.GetDeletionTimestamp() == nil && have.GetAnnotations()[auto] == "true" && !names[have.GetName()] {
+			emit(Write{k, "delete", have})
+			continue
+		}
+		stays(have)
+	}
 }
 
 // follows: the annotation decides; without a clear one, an object whose
