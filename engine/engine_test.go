@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"proa.dev/env"
 )
 
 var ctx = context.Background()
@@ -282,6 +283,59 @@ func TestLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "tick in the new file", func() bool { return strings.Contains(logText(t, path), "tick") })
+}
+
+// startsClock calls started before it makes a timer.
+type startsClock struct {
+	env.Clock
+	started func(time.Duration)
+}
+
+func (c startsClock) NewTimer(d time.Duration) env.Timer {
+	c.started(d)
+	return c.Clock.NewTimer(d)
+}
+
+// The time that a machine under load takes to start a command is not the
+// command's: its timeout begins when it runs.
+func TestExecTimeoutCountsFromStart(t *testing.T) {
+	r := newRig(t)
+	r.halt()
+	const mark = "31.415926"
+	var seen, running bool
+	r.clock = startsClock{env.SystemClock(), func(d time.Duration) {
+		if d == 3*time.Second {
+			seen, running = true, len(processesOf(t, "sleep\x00"+mark)) > 0
+		}
+	}}
+	r.start()
+	sb, sc := r.pod(nil)
+	id := r.run(sb, sc, shell("sleep 1000"))
+	_, err := r.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sleep", mark}, Timeout: 3})
+	if status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "timeout of 3s exceeded") {
+		t.Errorf("slow exec gave %v", err)
+	}
+	if !seen || !running {
+		t.Errorf("the timer of 3 s was made: %v; the process ran then: %v", seen, running)
+	}
+	if left := processesOf(t, "sleep\x00"+mark); len(left) > 0 {
+		t.Errorf("processes %v outlived their time", left)
+	}
+}
+
+// processesOf lists the processes whose command line begins so.
+func processesOf(t *testing.T, line string) (pids []string) {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if b, err := os.ReadFile(f); err == nil && strings.HasPrefix(string(b), line) {
+			pids = append(pids, f)
+		}
+	}
+	return pids
 }
 
 func TestExec(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 
 	"proa.dev/engine/image"
 	"proa.dev/engine/internal/binaries"
+	"proa.dev/env"
 )
 
 func TestMain(m *testing.M) {
@@ -41,6 +42,7 @@ type rig struct {
 	cancel context.CancelFunc
 	done   chan error
 	logs   string
+	clock  env.Clock // nil: the system's
 }
 
 const busybox = "docker.io/library/busybox:test"
@@ -74,7 +76,7 @@ func (r *rig) start() {
 	}
 	e, err := New(Config{
 		DataDir: filepath.Join(r.dir, "data"), RunDir: filepath.Join(r.dir, "run"),
-		MonitorPath: monitor, RunnerPath: runner, Images: r.store,
+		MonitorPath: monitor, RunnerPath: runner, Images: r.store, Clock: r.clock,
 		CgroupParent: "proa-test-" + filepath.Base(r.dir) + fmt.Sprint(os.Getpid()),
 		Log:          slog.New(slog.NewTextHandler(testWriter{r.t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})

@@ -41,6 +41,19 @@ type Size = term.Size
 // ctx ends the process is killed. A Read of stdin may outlast the call: close
 // the reader to release it.
 func (e *Engine) ExecStream(ctx context.Context, containerID string, cmd []string, tty bool, stdin io.Reader, stdout, stderr io.Writer, resize <-chan Size) (int, error) {
+	return e.exec(ctx, containerID, cmd, 0, execStreams{tty: tty, stdin: stdin, stdout: stdout, stderr: stderr, resize: resize})
+}
+
+// execStreams are what a process in a container reads and writes; nil: nothing.
+type execStreams struct {
+	tty            bool
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	resize         <-chan Size
+}
+
+// exec kills the process when the timeout has passed since its start; 0: never.
+func (e *Engine) exec(ctx context.Context, containerID string, cmd []string, timeout time.Duration, s execStreams) (int, error) {
 	c, l, err := e.running(ctx, "exec in", containerID)
 	if err != nil {
 		return 0, err
@@ -49,7 +62,7 @@ func (e *Engine) ExecStream(ctx context.Context, containerID string, cmd []strin
 		return 0, status.Errorf(codes.InvalidArgument, "exec in container %q: no command", c.id)
 	}
 	id := e.newID()
-	file, err := e.writeExec(c, id, cmd, tty)
+	file, err := e.writeExec(c, id, cmd, s.tty)
 	if err != nil {
 		return 0, fmt.Errorf("exec in container %q: %w", c.id, err)
 	}
@@ -63,13 +76,13 @@ func (e *Engine) ExecStream(ctx context.Context, containerID string, cmd []strin
 		delete(c.execs, id)
 		e.mu.Unlock()
 	}()
-	io_, err := newExecIO(tty, stdin != nil, stdout != nil, stderr != nil)
+	io_, err := newExecIO(s.tty, s.stdin != nil, s.stdout != nil, s.stderr != nil)
 	if err != nil {
 		return 0, err
 	}
 	defer io_.close()
 	flags := ""
-	if tty {
+	if s.tty {
 		flags = wire.FlagTTY
 	}
 	args := []string{id, c.id, e.cfg.RunnerPath, filepath.Join(e.runDir(c.sandbox.id), "lc"), file, flags}
@@ -81,19 +94,29 @@ func (e *Engine) ExecStream(ctx context.Context, containerID string, cmd []strin
 	if err != nil {
 		return 0, fmt.Errorf("exec in container %q: %w", c.id, err)
 	}
-	outputs := io_.copy(stdin, stdout, stderr, resize)
+	outputs := io_.copy(s.stdin, s.stdout, s.stderr, s.resize)
+	var late <-chan time.Time
+	if timeout > 0 {
+		t := e.clock.NewTimer(timeout)
+		defer t.Stop()
+		late = t.C()
+	}
 	var code int
 	select {
 	case code = <-ended:
 	case <-l.done:
 		return 0, fmt.Errorf("exec in container %q: %w", c.id, errMonitorGone)
 	case <-ctx.Done():
+		err = ctx.Err()
+	case <-late:
+		err = status.Errorf(codes.DeadlineExceeded, "exec in container %q: timeout of %s exceeded", c.id, timeout)
+	}
+	if err != nil {
 		l.call(context.WithoutCancel(ctx), wire.KillExec, []string{id, strconv.Itoa(int(unix.SIGKILL))})
 		select {
 		case <-ended:
 		case <-l.done:
 		}
-		err = ctx.Err()
 	}
 	t := time.NewTimer(drainPatience)
 	defer t.Stop()
@@ -362,39 +385,11 @@ func whenOnlyInput(outputs, input chan struct{}) chan struct{} {
 }
 
 // ExecSync runs a command, waits for it and returns what it wrote, up to 16 MiB
-// of each stream. A timeout kills it and is a DeadlineExceeded error.
+// of each stream. A timeout, counted from the moment at which the process runs,
+// kills it and is a DeadlineExceeded error.
 func (e *Engine) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
 	var out, errOut capped
-	run, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var late bool
-	if req.GetTimeout() > 0 {
-		t := e.clock.NewTimer(time.Duration(req.Timeout) * time.Second)
-		stop := make(chan struct{})
-		watched := make(chan struct{})
-		go func() {
-			defer close(watched)
-			select {
-			case <-t.C():
-				late = true
-				cancel()
-			case <-stop:
-			}
-		}()
-		defer func() { t.Stop() }()
-		code, err := e.ExecStream(run, req.GetContainerId(), req.GetCmd(), false, nil, &out, &errOut, nil)
-		close(stop)
-		<-watched
-		if late && errors.Is(err, context.Canceled) {
-			return nil, status.Errorf(codes.DeadlineExceeded, "exec in container %q: timeout of %ds exceeded", req.GetContainerId(), req.Timeout)
-		}
-		return execResponse(code, err, &out, &errOut)
-	}
-	code, err := e.ExecStream(run, req.GetContainerId(), req.GetCmd(), false, nil, &out, &errOut, nil)
-	return execResponse(code, err, &out, &errOut)
-}
-
-func execResponse(code int, err error, out, errOut *capped) (*runtimeapi.ExecSyncResponse, error) {
+	code, err := e.exec(ctx, req.GetContainerId(), req.GetCmd(), time.Duration(req.GetTimeout())*time.Second, execStreams{stdout: &out, stderr: &errOut})
 	if err != nil {
 		return nil, err
 	}
