@@ -86,28 +86,6 @@ func (m *mutating) share(old any) {
 // invocation is a policy with a binding and a parameter; comparable.
 type invocation struct{ policy, binding, paramSpace, param string }
 
-// memory is what the first round leaves for the second.
-type memory struct {
-	output       kind.Object
-	ready, again map[invocation]bool
-}
-
-func (m *memory) changed() {
-	for id := range m.ready {
-		m.again[id] = true
-	}
-	clear(m.ready)
-}
-
-func remembered(r *admit.Request) *memory {
-	if m, ok := r.Notes[MutatingName].(*memory); ok {
-		return m
-	}
-	m := &memory{ready: map[invocation]bool{}, again: map[invocation]bool{}}
-	r.Note(MutatingName, m)
-	return m
-}
-
 // problem is why a policy could not do its work.
 type problem struct {
 	policy  *mutating
@@ -236,11 +214,9 @@ func (run *mutation) choose(m *mutating) error {
 // carryOut takes the steps one after the other.
 func (run *mutation) carryOut() error {
 	q, r := run.q, run.q.Request
-	memory := remembered(r)
+	memory := match.Remember[invocation](r, MutatingName)
 	if r.Again {
-		if memory.output == nil || r.Object == nil || !apiequality.Semantic.DeepEqual(memory.output, r.Object) {
-			memory.changed()
-		}
+		memory.Resume(r.Object)
 	}
 	ns, err := namespaceOf(q)
 	if err != nil {
@@ -262,7 +238,7 @@ func (run *mutation) carryOut() error {
 			continue
 		}
 		id := s.id()
-		if !matches || r.Again && !memory.again[id] {
+		if !matches || r.Again && !memory.Again(id) {
 			continue
 		}
 		changed, err := run.step(s, c, ns)
@@ -270,15 +246,15 @@ func (run *mutation) carryOut() error {
 			return err
 		}
 		if changed {
-			memory.changed()
+			memory.Changed()
 			r.Reinvoke = true
 		}
 		if s.policy.spec.ReinvocationPolicy == admissionregv1.IfNeededReinvocationPolicy {
-			memory.ready[id] = true
+			memory.Ready(id)
 		}
 	}
-	if !r.Again && r.Object != nil {
-		memory.output = r.Object.DeepCopyObject().(kind.Object)
+	if !r.Again {
+		memory.Keep(r.Object)
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	admissionv1 "k8s.io/api/admission/v1"
@@ -22,39 +21,6 @@ import (
 	"proa.dev/kind"
 )
 
-func duration(nanoseconds int64) time.Duration { return time.Duration(nanoseconds) }
-
-// start remembers when a call began.
-func (w *Webhooks) start() func() int64 {
-	at := w.cfg.Clock.Now().UnixNano()
-	return func() int64 { return at }
-}
-
-// memory is what the first round leaves for the second (Kubernetes docs, "Dynamic
-// Admission Control", "Reinvocation policy").
-type memory struct {
-	output kind.Object     // the object after the last round
-	ready  map[string]bool // asked already and willing to be asked again
-	again  map[string]bool // to be asked again
-}
-
-// changed: something was changed after these had been asked.
-func (m *memory) changed() {
-	for id := range m.ready {
-		m.again[id] = true
-	}
-	clear(m.ready)
-}
-
-func remembered(r *admit.Request) *memory {
-	if m, ok := r.Notes[MutatingName].(*memory); ok {
-		return m
-	}
-	m := &memory{ready: map[string]bool{}, again: map[string]bool{}}
-	r.Note(MutatingName, m)
-	return m
-}
-
 // mutate asks the matching mutating webhooks in order.
 func (w *Webhooks) mutate(ctx context.Context, r *admit.Request) error {
 	hooks := w.mutating.in(r.Snapshot)
@@ -62,15 +28,13 @@ func (w *Webhooks) mutate(ctx context.Context, r *admit.Request) error {
 		return nil
 	}
 	q := match.New(r)
-	var m *memory
+	var m *match.Memory[string]
 	round := 0
 	if r.Again {
 		round = 1
-		m = remembered(r)
-		if m.output == nil || r.Object == nil || !apiequality.Semantic.DeepEqual(m.output, r.Object) {
-			m.changed()
-		}
-		if len(m.again) == 0 {
+		m = match.Remember[string](r, MutatingName)
+		m.Resume(r.Object)
+		if m.Idle() {
 			return nil
 		}
 	}
@@ -81,11 +45,11 @@ func (w *Webhooks) mutate(ctx context.Context, r *admit.Request) error {
 		if err != nil {
 			return err
 		}
-		if row == nil || r.Again && !m.again[h.id] {
+		if row == nil || r.Again && !m.Again(h.id) {
 			continue
 		}
 		if m == nil {
-			m = remembered(r)
+			m = match.Remember[string](r, MutatingName)
 		}
 		v, err := q.Version(row)
 		if err != nil {
@@ -98,7 +62,7 @@ func (w *Webhooks) mutate(ctx context.Context, r *admit.Request) error {
 			sentRow = row
 		}
 		key := "round_" + strconv.Itoa(round) + "_index_" + strconv.Itoa(i)
-		start := w.start()
+		start := w.cfg.Clock.Now()
 		changed, err := w.ask(ctx, q, h, row, sent, key)
 		w.observe(q, h, "admit", err, start)
 		note(ctx, "mutation.webhook.admission.k8s.io/"+key, struct {
@@ -108,11 +72,11 @@ func (w *Webhooks) mutate(ctx context.Context, r *admit.Request) error {
 		}{h.config, h.name, changed})
 		if changed {
 			sent = nil
-			m.changed()
+			m.Changed()
 			r.Reinvoke = true
 		}
 		if h.reinvoke {
-			m.ready[h.id] = true
+			m.Ready(h.id)
 		}
 		var call *callError
 		switch {
@@ -131,8 +95,8 @@ func (w *Webhooks) mutate(ctx context.Context, r *admit.Request) error {
 			return status(err)
 		}
 	}
-	if m != nil && !r.Again && r.Object != nil {
-		m.output = r.Object.DeepCopyObject().(kind.Object)
+	if m != nil && !r.Again {
+		m.Keep(r.Object)
 	}
 	return nil
 }

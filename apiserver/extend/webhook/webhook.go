@@ -22,6 +22,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	admissionregv1 "k8s.io/api/admissionregistration/v1"
@@ -344,8 +345,8 @@ func heard(ctx context.Context, h *webhook, r *admissionv1.AdmissionResponse, wa
 }
 
 // observe counts one call.
-func (w *Webhooks) observe(q *match.Request, h *webhook, typ string, err error, start func() int64) {
-	took := w.cfg.Clock.Now().UnixNano() - start()
+func (w *Webhooks) observe(q *match.Request, h *webhook, typ string, err error, start time.Time) {
+	took := w.cfg.Clock.Now().Sub(start)
 	var call *callError
 	var no *rejection
 	code, rejected, errorType := 200, false, ""
@@ -364,7 +365,7 @@ func (w *Webhooks) observe(q *match.Request, h *webhook, typ string, err error, 
 	default:
 		code, rejected, errorType = 0, true, "apiserver_internal_error"
 	}
-	w.cfg.Meter.Webhook(h.name, typ, string(q.Operation), rejected, code, errorType, duration(took))
+	w.cfg.Meter.Webhook(h.name, typ, string(q.Operation), rejected, code, errorType, took)
 }
 
 // validate asks all matching validating webhooks at the same time.
@@ -415,7 +416,7 @@ func (w *Webhooks) validate(ctx context.Context, r *admit.Request) error {
 				a.err = apierrors.NewInternalError(fmt.Errorf("ValidatingAdmissionWebhook/%v has panicked: %v", a.h.name, p))
 			}
 		}()
-		start := w.start()
+		start := w.cfg.Clock.Now()
 		a.response, a.err = w.call(ctx, q, a.h, a.row, a.v, a.body, false)
 		if a.err == nil && !a.response.Allowed {
 			a.err = reject(a.h.name, a.response.Result)
