@@ -341,3 +341,23 @@ func podConditionTrue(p *corev1.Pod, kind corev1.PodConditionType) bool {
 	}
 	return false
 }
+
+// PodImages are the images that a pod names, as it names them: those of its
+// containers and those of its volumes.
+func PodImages(p *corev1.Pod) []string {
+	var out []string
+	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range list {
+			out = append(out, list[i].Image)
+		}
+	}
+	for i := range p.Spec.EphemeralContainers {
+		out = append(out, p.Spec.EphemeralContainers[i].Image)
+	}
+	for i := range p.Spec.Volumes {
+		if v := p.Spec.Volumes[i].Image; v != nil {
+			out = append(out, v.Reference)
+		}
+	}
+	return out
+}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"proa.dev/kind"
 	"proa.dev/node/pod"
 )
 
@@ -261,7 +262,7 @@ func (a *Agent) collectImages(ctx context.Context, s Supply, unused map[string]t
 		if st := w.state.Load().Stage; st >= pod.Cleaning {
 			continue
 		}
-		for _, name := range imagesOf(w.pod()) {
+		for _, name := range kind.PodImages(w.pod()) {
 			used[name] = true
 		}
 	}
@@ -297,25 +298,6 @@ func (a *Agent) collectImages(ctx context.Context, s Supply, unused map[string]t
 		free += int64(i.Size)
 	}
 	return nil
-}
-
-// imagesOf are the images that a pod names, as it names them.
-func imagesOf(p *corev1.Pod) []string {
-	var out []string
-	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-		for i := range list {
-			out = append(out, list[i].Image)
-		}
-	}
-	for i := range p.Spec.EphemeralContainers {
-		out = append(out, p.Spec.EphemeralContainers[i].Image)
-	}
-	for i := range p.Spec.Volumes {
-		if v := p.Spec.Volumes[i].Image; v != nil {
-			out = append(out, v.Reference)
-		}
-	}
-	return out
 }
 
 func shortName(n string) string {

@@ -33,7 +33,7 @@ func AlwaysPullImages() Plugin {
 			return nil
 		}
 		old, _ := r.Old.(*corev1.Pod)
-		if r.Operation == Update && old != nil && slices.Equal(imagesOf(p), imagesOf(old)) {
+		if r.Operation == Update && old != nil && slices.Equal(kind.PodImages(p), kind.PodImages(old)) {
 			return nil
 		}
 		return p
@@ -64,19 +64,6 @@ func AlwaysPullImages() Plugin {
 		}
 		return nil
 	}}
-}
-
-func imagesOf(p *corev1.Pod) []string {
-	var out []string
-	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-		for i := range list {
-			out = append(out, list[i].Image)
-		}
-	}
-	for i := range p.Spec.EphemeralContainers {
-		out = append(out, p.Spec.EphemeralContainers[i].Image)
-	}
-	return out
 }
 
 // ExtendedResourceToleration lets pods that ask for an extended resource onto nodes
