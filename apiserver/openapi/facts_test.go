@@ -28,21 +28,21 @@ func TestFactsAreCurrent(t *testing.T) {
 	}
 }
 
-// applySchema reads the schema that client-go applies with, which was made from
-// the document that the release publishes.
-func applySchema(t *testing.T) map[string]smdschema.TypeDef {
+// applySchema reads the schema that a library applies with, which was made from the
+// document that the release publishes.
+func applySchema(t *testing.T, module, file string) map[string]smdschema.TypeDef {
 	t.Helper()
-	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/client-go").Output()
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	source, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "applyconfigurations", "internal", "internal.go"))
+	source, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), file))
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, text, ok := strings.Cut(string(source), "typed.YAMLObject(`")
 	if !ok {
-		t.Fatal("client-go's schema is not where it was")
+		t.Fatalf("the schema of %s is not where it was", module)
 	}
 	text, _, _ = strings.Cut(text, "`)")
 	parser, err := typed.NewParser(typed.YAMLObject(text))
@@ -59,7 +59,7 @@ func applySchema(t *testing.T) map[string]smdschema.TypeDef {
 // TestSchemasAsPublished compares every field of every schema with client-go's:
 // list and map types, keys and defaults.
 func TestSchemasAsPublished(t *testing.T) {
-	want := applySchema(t)
+	want := applySchema(t, "k8s.io/client-go", "applyconfigurations/internal/internal.go")
 	seen, compared := map[string]bool{}, 0
 	for _, k := range kind.All.BuiltIn() {
 		gv := k.GVK().GroupVersion()
