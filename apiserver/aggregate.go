@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"net/http/httputil"
 	"net/url"
 	"strings"
 
@@ -52,29 +51,16 @@ func (q *request) serveRemote(ctx context.Context, svc *apiregistrationv1.APISer
 		}
 		return nil
 	}
-	var failed error
-	proxy := &httputil.ReverseProxy{
-		Transport:     transport,
-		FlushInterval: -1,
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.Out.URL = target
-			r.Out.Host = target.Host
-			r.Out.Header.Del("Authorization")
-			for key := range r.Out.Header {
-				if strings.HasPrefix(key, "Impersonate-") {
-					r.Out.Header.Del(key)
-				}
+	failed := q.carry(ctx, transport, target, func(out http.Header) {
+		for key := range out {
+			if strings.HasPrefix(key, "Impersonate-") {
+				out.Del(key)
 			}
-			r.SetXForwarded()
-			r.Out.Header.Set(auditIDHeader, q.auditID[0])
-		},
-		ModifyResponse: func(resp *http.Response) error {
-			resp.Header.Del(auditIDHeader) // ours is there already
-			return nil
-		},
-		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) { failed = err },
-	}
-	proxy.ServeHTTP(q.w, q.r.WithContext(ctx))
+		}
+		out.Set(auditIDHeader, q.auditID[0])
+	}, func(resp *http.Response) {
+		resp.Header.Del(auditIDHeader) // ours is there already
+	})
 	if failed != nil {
 		return q.unreached(ctx, failed, failed)
 	}

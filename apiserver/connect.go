@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"net/netip"
 	"net/url"
 	"strconv"
@@ -417,25 +416,11 @@ func (q *request) forward(ctx context.Context, transport http.RoundTripper, targ
 	if q.r.Header.Get("Upgrade") != "" {
 		return q.tunnel(ctx, transport, target)
 	}
-	var failed error
-	proxy := &httputil.ReverseProxy{
-		Transport:     transport,
-		FlushInterval: -1,
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.Out.URL = target
-			r.Out.Host = target.Host
-			r.Out.Header.Del("Authorization")
-			r.SetXForwarded()
-		},
-		ModifyResponse: func(resp *http.Response) error {
-			if q.route.sub == "proxy" {
-				q.relocate(resp, target)
-			}
-			return nil
-		},
-		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) { failed = err },
-	}
-	proxy.ServeHTTP(q.w, q.r.WithContext(ctx))
+	failed := q.carry(ctx, transport, target, nil, func(resp *http.Response) {
+		if q.route.sub == "proxy" {
+			q.relocate(resp, target)
+		}
+	})
 	if failed != nil && ctx.Err() == nil {
 		return apierrors.NewServiceUnavailable(fmt.Sprintf("error trying to reach service: %v", failed))
 	}
