@@ -18,6 +18,7 @@ import (
 
 	"proa.dev/apiserver/openapi"
 	"proa.dev/client/wire"
+	"proa.dev/internal/zipped"
 )
 
 const (
@@ -33,15 +34,7 @@ func (s *Server) compressed(name string, make func() ([]byte, error)) (document,
 		if err != nil || data == nil {
 			return nil, err
 		}
-		var out bytes.Buffer
-		w := gzip.NewWriter(&out)
-		if _, err := w.Write(data); err != nil {
-			return nil, err
-		}
-		if err := w.Close(); err != nil {
-			return nil, err
-		}
-		return out.Bytes(), nil
+		return zipped.Of(data)
 	})
 }
 

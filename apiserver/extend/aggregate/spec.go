@@ -13,6 +13,8 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+
+	"proa.dev/internal/zipped"
 )
 
 // documents fetches the OpenAPI of a server. What cannot be fetched stays as it was.
@@ -101,7 +103,7 @@ func (w *Way) v3(ctx context.Context, path, etag string) (*Document, string, err
 	if !json.Valid(data) {
 		return nil, "", fmt.Errorf("read %q: it is no JSON", at.ServerRelativeURL)
 	}
-	d, err := compress(data)
+	d, err := pack(data)
 	return d, tag, err
 }
 
@@ -154,7 +156,7 @@ func (w *Way) v2(ctx context.Context, path, etag string) (*Document, string, err
 	if data, err = json.Marshal(map[string]any{"paths": keptPaths, "definitions": keptDefs, "parameters": keptParams}); err != nil {
 		return nil, "", err
 	}
-	d, err := compress(data)
+	d, err := pack(data)
 	return d, tag, err
 }
 
@@ -163,27 +165,17 @@ const (
 	parameterPrefix  = "#/parameters/"
 )
 
-func compress(data []byte) (*Document, error) {
-	var out bytes.Buffer
-	z := gzip.NewWriter(&out)
-	if _, err := z.Write(data); err != nil {
-		return nil, err
-	}
-	if err := z.Close(); err != nil {
-		return nil, err
-	}
-	sum := sha256.Sum256(data)
-	return &Document{Gzip: out.Bytes(), Hash: strings.ToUpper(hex.EncodeToString(sum[:]))}, nil
-}
-
-// JSON of a document.
-func (d *Document) JSON() ([]byte, error) {
-	z, err := gzip.NewReader(bytes.NewReader(d.Gzip))
+func pack(data []byte) (*Document, error) {
+	packed, err := zipped.Of(data)
 	if err != nil {
 		return nil, err
 	}
-	return io.ReadAll(z)
+	sum := sha256.Sum256(data)
+	return &Document{Gzip: packed, Hash: strings.ToUpper(hex.EncodeToString(sum[:]))}, nil
 }
+
+// JSON of a document.
+func (d *Document) JSON() ([]byte, error) { return zipped.Open(d.Gzip) }
 
 // MergeV2 adds the parts of other servers to a v2 document. A definition that is
 // there already under the same name and says something else gets another name.
