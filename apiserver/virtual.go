@@ -20,7 +20,7 @@ func (s *Server) answer(ctx context.Context, c *call, obj kind.Object) (kind.Obj
 	switch o := obj.(type) {
 	case *authenticationv1.SelfSubjectReview:
 		o.CreationTimestamp = s.now()
-		o.Status.UserInfo = userInfo(c.user)
+		o.Status.UserInfo = c.user.Info()
 		return o, nil
 	case *authenticationv1.TokenReview:
 		return s.reviewToken(ctx, o)
@@ -44,34 +44,12 @@ func (s *Server) answer(ctx context.Context, c *call, obj kind.Object) (kind.Obj
 		return o, s.reviewAccess(ctx, "LocalSubjectAccessReview", &o.Spec, &o.Status)
 	case *authorizationv1.SelfSubjectAccessReview:
 		spec := authorizationv1.SubjectAccessReviewSpec{ResourceAttributes: o.Spec.ResourceAttributes, NonResourceAttributes: o.Spec.NonResourceAttributes,
-			User: c.user.Name, Groups: c.user.Groups, UID: c.user.UID, Extra: extra(c.user.Extra)}
+			User: c.user.Name, Groups: c.user.Groups, UID: c.user.UID, Extra: auth.Extra[authorizationv1.ExtraValue](c.user.Extra)}
 		return o, s.reviewAccess(ctx, "SelfSubjectAccessReview", &spec, &o.Status)
 	case *authorizationv1.SelfSubjectRulesReview:
 		return s.reviewRules(c, o)
 	}
 	return nil, errMethod
-}
-
-func extra(in map[string][]string) map[string]authorizationv1.ExtraValue {
-	if len(in) == 0 {
-		return nil
-	}
-	out := make(map[string]authorizationv1.ExtraValue, len(in))
-	for k, v := range in {
-		out[k] = v
-	}
-	return out
-}
-
-func userInfo(u auth.User) authenticationv1.UserInfo {
-	info := authenticationv1.UserInfo{Username: u.Name, UID: u.UID, Groups: u.Groups}
-	for k, v := range u.Extra {
-		if info.Extra == nil {
-			info.Extra = map[string]authenticationv1.ExtraValue{}
-		}
-		info.Extra[k] = v
-	}
-	return info
 }
 
 func (s *Server) reviewToken(ctx context.Context, o *authenticationv1.TokenReview) (kind.Object, error) {
@@ -90,7 +68,7 @@ func (s *Server) reviewToken(ctx context.Context, o *authenticationv1.TokenRevie
 		if !u.In(auth.AllAuthenticated) {
 			u.Groups = append(slices.Clone(u.Groups), auth.AllAuthenticated)
 		}
-		o.Status.Authenticated, o.Status.User, o.Status.Audiences = true, userInfo(u), matched
+		o.Status.Authenticated, o.Status.User, o.Status.Audiences = true, u.Info(), matched
 	}
 	return o, nil
 }
@@ -114,13 +92,7 @@ func (s *Server) reviewAccess(ctx context.Context, kindName string, spec *author
 	if len(errs) > 0 {
 		return apierrors.NewInvalid(schema.GroupKind{Group: "authorization.k8s.io", Kind: kindName}, "", errs)
 	}
-	a := auth.Attributes{User: auth.User{Name: spec.User, UID: spec.UID, Groups: spec.Groups}}
-	for k, v := range spec.Extra {
-		if a.User.Extra == nil {
-			a.User.Extra = map[string][]string{}
-		}
-		a.User.Extra[k] = v
-	}
+	a := auth.Attributes{User: auth.User{Name: spec.User, UID: spec.UID, Groups: spec.Groups, Extra: auth.Extra[[]string](spec.Extra)}}
 	if ra != nil {
 		a.Verb, a.Group, a.Version, a.Resource, a.Subresource = ra.Verb, ra.Group, ra.Version, ra.Resource, ra.Subresource
 		a.Namespace, a.Name = ra.Namespace, ra.Name

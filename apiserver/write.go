@@ -199,7 +199,7 @@ func (s *Server) createOnce(ctx context.Context, c *call, obj kind.Object, o met
 	}
 	if csr, ok := obj.(*certificatesv1.CertificateSigningRequest); ok {
 		// Signers trust this: only the server says who asked.
-		csr.Spec.Username, csr.Spec.UID, csr.Spec.Groups, csr.Spec.Extra = requestedBy(c.user)
+		csr.Spec.Username, csr.Spec.UID, csr.Spec.Groups, csr.Spec.Extra = c.user.Name, c.user.UID, c.user.Groups, auth.Extra[certificatesv1.ExtraValue](c.user.Extra)
 	}
 	if k.Validate != nil {
 		if errs := k.Validate(obj); len(errs) > 0 {
@@ -255,16 +255,6 @@ func (s *Server) createOnce(ctx context.Context, c *call, obj kind.Object, o met
 		return nil, e
 	}
 	return nil, storeError(c, obj.GetName(), err)
-}
-
-func requestedBy(u auth.User) (name, uid string, groups []string, extra map[string]certificatesv1.ExtraValue) {
-	for key, values := range u.Extra {
-		if extra == nil {
-			extra = map[string]certificatesv1.ExtraValue{}
-		}
-		extra[key] = values
-	}
-	return u.Name, u.UID, u.Groups, extra
 }
 
 // fillSystemFields sets what only the server may say about a new object.

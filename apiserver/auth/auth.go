@@ -6,6 +6,7 @@ import (
 	"context"
 	"net/http"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 )
 
@@ -37,6 +38,24 @@ func (u User) In(group string) bool {
 		}
 	}
 	return false
+}
+
+// Info is the user as reviews and audit events show it.
+func (u User) Info() authenticationv1.UserInfo {
+	return authenticationv1.UserInfo{Username: u.Name, UID: u.UID, Groups: u.Groups, Extra: Extra[authenticationv1.ExtraValue](u.Extra)}
+}
+
+// Extra turns a user's extra fields into those of another type: API groups have one
+// each. Nil when there are none; the values are shared.
+func Extra[To, From ~[]string](in map[string]From) map[string]To {
+	if len(in) == 0 {
+		return nil
+	}
+	out := make(map[string]To, len(in))
+	for k, v := range in {
+		out[k] = To(v)
+	}
+	return out
 }
 
 // Authenticator finds out who sent a request. ok false without an error means

@@ -80,13 +80,7 @@ func NewAuthorizer(c AuthorizerConfig) (*Authorizer, error) {
 
 // Spec of the review that asks about a request.
 func Spec(a *auth.Attributes) authorizationv1.SubjectAccessReviewSpec {
-	s := authorizationv1.SubjectAccessReviewSpec{User: a.User.Name, UID: a.User.UID, Groups: a.User.Groups}
-	if len(a.User.Extra) > 0 {
-		s.Extra = make(map[string]authorizationv1.ExtraValue, len(a.User.Extra))
-		for k, v := range a.User.Extra {
-			s.Extra[k] = v
-		}
-	}
+	s := authorizationv1.SubjectAccessReviewSpec{User: a.User.Name, UID: a.User.UID, Groups: a.User.Groups, Extra: auth.Extra[authorizationv1.ExtraValue](a.User.Extra)}
 	if a.Path != "" {
 		s.NonResourceAttributes = &authorizationv1.NonResourceAttributes{Path: a.Path, Verb: a.Verb}
 		return s

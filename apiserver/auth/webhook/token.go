@@ -81,12 +81,5 @@ func (t *Tokens) AuthenticateToken(ctx context.Context, token string, audiences 
 	if len(ask.Spec.Audiences) > 0 && len(matched) == 0 {
 		return auth.User{}, nil, false, nil
 	}
-	u := auth.User{Name: st.User.Username, UID: st.User.UID, Groups: st.User.Groups}
-	for k, v := range st.User.Extra {
-		if u.Extra == nil {
-			u.Extra = map[string][]string{}
-		}
-		u.Extra[k] = v
-	}
-	return u, matched, true, nil
+	return auth.User{Name: st.User.Username, UID: st.User.UID, Groups: st.User.Groups, Extra: auth.Extra[[]string](st.User.Extra)}, matched, true, nil
 }

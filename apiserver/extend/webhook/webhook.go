@@ -26,7 +26,6 @@ import (
 
 	admissionv1 "k8s.io/api/admission/v1"
 	admissionregv1 "k8s.io/api/admissionregistration/v1"
-	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -209,14 +208,10 @@ func (w *Webhooks) body(q *match.Request, row *kind.Kind, v *admission.Versioned
 	attrs := v.Attributes
 	gvk, gvr := metav1.GroupVersionKind(v.VersionedKind), metav1.GroupVersionResource(row.GVR())
 	requestKind, requestResource := metav1.GroupVersionKind(attrs.GetKind()), metav1.GroupVersionResource(attrs.GetResource())
-	extra := make(map[string]authenticationv1.ExtraValue, len(q.User.Extra))
-	for k, v := range q.User.Extra {
-		extra[k] = v
-	}
 	doc := admissionv1.AdmissionReview{TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/" + version, Kind: "AdmissionReview"},
 		Request: &admissionv1.AdmissionRequest{UID: uid, Kind: gvk, Resource: gvr, SubResource: q.Sub, RequestKind: &requestKind, RequestResource: &requestResource,
 			RequestSubResource: q.Sub, Name: q.Name, Namespace: q.Space, Operation: admissionv1.Operation(q.Operation),
-			UserInfo: authenticationv1.UserInfo{Username: q.User.Name, UID: q.User.UID, Groups: q.User.Groups, Extra: extra},
+			UserInfo: q.User.Info(),
 			Object:   runtime.RawExtension{Raw: r.object}, OldObject: runtime.RawExtension{Raw: r.old}, DryRun: &dry,
 			Options: runtime.RawExtension{Object: attrs.GetOperationOptions()}}}
 	return json.Marshal(&doc)
