@@ -47,6 +47,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -196,17 +197,26 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	return s, nil
 }
 
-// connect waits for the first answer.
+// connect waits for the first answer, unless the certificates say that there will be
+// none.
 func (s *Store) connect(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.OpenTimeout)
 	defer cancel()
+	var why error
 	for {
-		_, err := s.Latest(ctx)
+		try, stop := context.WithTimeout(ctx, reasonAfter)
+		_, err := s.Latest(try)
+		stop()
 		if err == nil {
 			break
 		}
-		if !env.Sleep(ctx, s.clock, 200*time.Millisecond) {
-			return fmt.Errorf("open etcd at %s: %w; check that it runs and that endpoints and certificates are right", strings.Join(s.cfg.Endpoints, ", "), err)
+		reason, final := s.reason(ctx)
+		if why == nil || reason != nil && ctx.Err() == nil {
+			why = cmp.Or(reason, err)
+		}
+		if final || !env.Sleep(ctx, s.clock, 200*time.Millisecond) {
+			return fmt.Errorf("open etcd at %s: %w: %w; check that it runs and that endpoints and certificates are right",
+				strings.Join(s.cfg.Endpoints, ", "), store.ErrUnavailable, why)
 		}
 	}
 	resp, err := s.client.Get(ctx, compactKey)
