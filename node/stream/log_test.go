@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"proa.dev/env"
+	"proa.dev/internal/await"
 )
 
 func stampOf(second int) string {
@@ -97,12 +98,12 @@ func TestFollow(t *testing.T) {
 	}()
 	wait := func(want string) {
 		t.Helper()
-		for end := time.Now().Add(10 * time.Second); out.String() != want; {
-			if time.Now().After(end) {
-				t.Fatalf("followed %q, want %q", out.String(), want)
+		await.Nil(t, 10*time.Second, fmt.Sprintf("followed %q", want), func() error {
+			if got := out.String(); got != want {
+				return fmt.Errorf("it is %q", got)
 			}
-			time.Sleep(5 * time.Millisecond)
-		}
+			return nil
+		})
 	}
 	f, err := os.Create(path)
 	if err != nil {

@@ -24,7 +24,7 @@ import (
 )
 
 // The channel protocol of remote commands over WebSocket: the first byte of each
-// binary message names the channel; v5 adds channel 255, whose one byte of content
+// message, binary or text, names the channel; v5 adds channel 255, whose one byte of content
 // names a channel that is closed. Source: KEP-4006.
 const (
 	chStdin  = 0
@@ -144,8 +144,7 @@ func (s *server) channels(w http.ResponseWriter, r *http.Request, o *remotecomma
 		defer group.Done()
 		c.ping(ctx)
 	}()
-	// An empty message tells the client that the connection stands.
-	c.send(chStatus, nil)
+	c.send(lowestOutput(o), nil)
 	err = f(ctx, c)
 	c.send(chStatus, statusOf(err))
 	c.mu.Lock()
@@ -159,6 +158,18 @@ func (s *server) channels(w http.ResponseWriter, r *http.Request, o *remotecomma
 	group.Wait()
 }
 
+// lowestOutput is where an empty message tells the client that the connection
+// stands: clients parse what comes on the channel of the status as JSON.
+func lowestOutput(o *remotecommand.Options) byte {
+	switch {
+	case o.Stdout:
+		return chStdout
+	case o.Stderr:
+		return chStderr
+	}
+	return chStatus
+}
+
 // receive takes stdin and sizes in until the client goes.
 func (c *channelConn) receive(ctx context.Context, halfClose bool) {
 	defer func() {
@@ -170,11 +181,11 @@ func (c *channelConn) receive(ctx context.Context, halfClose bool) {
 		}
 	}()
 	for {
-		kind, m, err := c.ws.ReadMessage()
+		_, m, err := c.ws.ReadMessage()
 		if err != nil {
 			return
 		}
-		if kind != websocket.BinaryMessage || len(m) == 0 {
+		if len(m) == 0 {
 			continue
 		}
 		switch m[0] {
