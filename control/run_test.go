@@ -19,6 +19,7 @@ import (
 	"proa.dev/control"
 	"proa.dev/control/scenario"
 	"proa.dev/env"
+	"proa.dev/internal/await"
 	"proa.dev/kind"
 	"proa.dev/view"
 )
@@ -94,20 +95,7 @@ func (l *lab) put(name, n string) {
 // until polls a condition on the view.
 func (l *lab) until(what string, ok func(view.Snapshot) bool) {
 	l.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		_, moved := l.model.View().Moved()
-		if ok(l.model.View().Snapshot()) {
-			return
-		}
-		if time.Now().After(deadline) {
-			l.Fatalf("waited in vain: %s", what)
-		}
-		select {
-		case <-moved:
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
+	await.True(l, 20*time.Second, what, func() bool { return ok(l.model.View().Snapshot()) })
 }
 
 func TestRuntimeFollowsEverything(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"proa.dev/envtest"
+	"proa.dev/internal/await"
 )
 
 func client(t testing.TB, c *rest.Config) *kubernetes.Clientset {
@@ -28,21 +29,6 @@ func client(t testing.TB, c *rest.Config) *kubernetes.Clientset {
 		t.Fatal(err)
 	}
 	return cs
-}
-
-// until polls for ten seconds at most.
-func until(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-		select {
-		case <-time.After(2 * time.Millisecond):
-		case <-t.Context().Done():
-			t.Fatal(t.Context().Err())
-		}
-	}
 }
 
 func pod(name string) *corev1.Pod {
@@ -102,7 +88,7 @@ func TestNothingIsLeft(t *testing.T) {
 		if took := time.Since(began); took > time.Second {
 			t.Errorf("stopping took %v", took)
 		}
-		until(t, "the watch to end", func() bool {
+		await.True(t, 10*time.Second, "the watch to end", func() bool {
 			select {
 			case _, open := <-w.ResultChan():
 				return !open
@@ -131,7 +117,7 @@ func TestControllers(t *testing.T) {
 	if _, err := c.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the service account", func() bool {
+	await.True(t, 10*time.Second, "the service account", func() bool {
 		_, err := c.CoreV1().ServiceAccounts("shop").Get(t.Context(), "default", metav1.GetOptions{})
 		return err == nil
 	})
@@ -151,14 +137,14 @@ func TestControllers(t *testing.T) {
 	if err := c.CoreV1().ConfigMaps("shop").Delete(t.Context(), "owner", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the owned pod to go", func() bool {
+	await.True(t, 10*time.Second, "the owned pod to go", func() bool {
 		_, err := c.CoreV1().Pods("shop").Get(t.Context(), "owned", metav1.GetOptions{})
 		return apierrors.IsNotFound(err)
 	})
 	if err := c.CoreV1().Namespaces().Delete(t.Context(), "shop", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the namespace to go", func() bool {
+	await.True(t, 10*time.Second, "the namespace to go", func() bool {
 		_, err := c.CoreV1().Namespaces().Get(t.Context(), "shop", metav1.GetOptions{})
 		return apierrors.IsNotFound(err)
 	})
@@ -182,7 +168,7 @@ func TestUsers(t *testing.T) {
 		t.Fatal(err)
 	}
 	alice := client(t, cfg)
-	until(t, "alice to create pods", func() bool {
+	await.True(t, 10*time.Second, "alice to create pods", func() bool {
 		_, err := alice.CoreV1().Pods("shop").Create(t.Context(), pod("p"), metav1.CreateOptions{})
 		return err == nil || apierrors.IsAlreadyExists(err)
 	})
@@ -224,7 +210,7 @@ func TestErrors(t *testing.T) {
 	if _, err := envtest.Launch(gone); err == nil {
 		t.Error("started with a context that has ended")
 	}
-	until(t, "goroutines to end", func() bool { return runtime.NumGoroutine() <= before })
+	await.True(t, 10*time.Second, "goroutines to end", func() bool { return runtime.NumGoroutine() <= before })
 }
 
 // BenchmarkStart is the time from nothing to the first answer, and what one more

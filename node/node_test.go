@@ -28,6 +28,7 @@ import (
 	"proa.dev/apiserver/apitest"
 	"proa.dev/client"
 	"proa.dev/engine/enginetest"
+	"proa.dev/internal/await"
 	"proa.dev/kind"
 	"proa.dev/node"
 	"proa.dev/node/stream"
@@ -146,20 +147,10 @@ func (w *world) create(k *kind.Kind, o kind.Object) kind.Object {
 	return out
 }
 
-// until waits for a condition, looking again at every change.
+// until waits for a condition.
 func (w *world) until(what string, is func() bool) {
 	w.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !is() {
-		if time.Now().After(deadline) {
-			w.t.Fatalf("%s: not within 20 s", what)
-		}
-		_, moved := w.view.Moved()
-		select {
-		case <-moved:
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+	await.True(w.t, 20*time.Second, what, is)
 }
 
 func (w *world) pod(name string) *corev1.Pod {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -8,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"proa.dev/internal/await"
 	"proa.dev/kind"
 )
 
@@ -33,11 +35,12 @@ func TestSecretTokensAndProtection(t *testing.T) {
 	}
 	gone := func(k *kind.Kind, name string) {
 		t.Helper()
-		for end := time.Now().Add(10 * time.Second); s.View.Snapshot().Get(k, "default", name) != nil; time.Sleep(5 * time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatalf("%s %s stays", k, name)
+		await.Nil(t, 10*time.Second, fmt.Sprintf("%s %s is gone", k, name), func() error {
+			if o := s.View.Snapshot().Get(k, "default", name); o != nil {
+				return fmt.Errorf("it is there with finalizers %q, deleted at %v", o.GetFinalizers(), o.GetDeletionTimestamp())
 			}
-		}
+			return nil
+		})
 	}
 	if err := c.Delete(ctx, kind.ServiceAccount, "default", "robot", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)

@@ -26,6 +26,7 @@ import (
 
 	"proa.dev/apiserver/auth"
 	"proa.dev/cluster/pki"
+	"proa.dev/internal/await"
 	"proa.dev/kind"
 	"proa.dev/view"
 )
@@ -159,17 +160,15 @@ func (e *extension) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// eventually waits until f says ok; now is what there is.
 func eventually(t *testing.T, what string, f func() (ok bool, now any)) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		ok, now := f()
-		if ok {
-			return
+	await.Nil(t, 30*time.Second, what, func() error {
+		if ok, now := f(); !ok {
+			return fmt.Errorf("it is %v", now)
 		}
-		if time.Now().After(end) {
-			t.Fatalf("%s: it is %v", what, now)
-		}
-	}
+		return nil
+	})
 }
 
 func available(s *Server, name string) string {

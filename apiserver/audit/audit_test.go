@@ -18,6 +18,7 @@ import (
 
 	"proa.dev/apiserver/auth"
 	"proa.dev/env"
+	"proa.dev/internal/await"
 )
 
 func parse(t *testing.T, rules string) *Policy {
@@ -172,17 +173,14 @@ func TestWebhook(t *testing.T) {
 		}
 	}
 	send(1000)
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	await.Nil(t, 10*time.Second, "2000 events", func() error {
 		mu.Lock()
-		n := len(got)
-		mu.Unlock()
-		if n == 2000 {
-			break
+		defer mu.Unlock()
+		if len(got) != 2000 {
+			return fmt.Errorf("%d arrived", len(got))
 		}
-		if time.Now().After(end) {
-			t.Fatalf("%d of 2000 events arrived", n)
-		}
-	}
+		return nil
+	})
 	send(3)
 	cancel()
 	<-done

@@ -16,6 +16,7 @@ import (
 	"proa.dev/act"
 	"proa.dev/control/scenario"
 	"proa.dev/env"
+	"proa.dev/internal/await"
 	"proa.dev/kind"
 	"proa.dev/view"
 )
@@ -191,10 +192,7 @@ func TestEmitNeverBlocksAndRunEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- l.Recorder.Run(ctx) }()
-	deadline := time.Now().Add(10 * time.Second)
-	for len(l.queue) > 0 && time.Now().Before(deadline) {
-		time.Sleep(time.Millisecond)
-	}
+	await.True(t, 10*time.Second, "the queue is empty", func() bool { return len(l.queue) == 0 })
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("run: %v", err)

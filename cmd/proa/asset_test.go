@@ -30,6 +30,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"proa.dev/cluster/pki"
+	"proa.dev/internal/await"
 )
 
 // The test's own executable is kube-apiserver and etcd when it is called so.
@@ -141,26 +142,26 @@ func (l *lab) start(name, url string, args ...string) (stop func()) {
 	}
 	l.t.Cleanup(stop)
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: l.ca.Pool()}, DisableKeepAlives: true}}
-	for {
-		res, err := client.Get(url)
-		if err == nil {
-			io.Copy(io.Discard, res.Body)
-			res.Body.Close()
-			if res.StatusCode == 200 {
-				l.t.Logf("%s was ready in %v", name, time.Since(began))
-				return stop
-			}
-		}
+	await.Nil(l.t, 20*time.Second, name+" is ready", func() error {
 		select {
 		case err := <-ended:
 			done = true
 			l.t.Fatalf("%s ended: %v\n%s", name, err, out.String())
-		case <-time.After(2 * time.Millisecond):
+		default:
 		}
-		if time.Since(began) > 20*time.Second {
-			l.t.Fatalf("%s is not ready: %v\n%s", name, err, out.String())
+		res, err := client.Get(url)
+		if err != nil {
+			return fmt.Errorf("%w\n%s", err, out.String())
 		}
-	}
+		io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+		if res.StatusCode != 200 {
+			return fmt.Errorf("%s\n%s", res.Status, out.String())
+		}
+		return nil
+	})
+	l.t.Logf("%s was ready in %v", name, time.Since(began))
+	return stop
 }
 
 func (l *lab) client(name string, groups ...string) *kubernetes.Clientset {
@@ -227,12 +228,12 @@ func TestEnvtestVectors(t *testing.T) {
 	// The chosen controllers run.
 	_, err = admin.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}, metav1.CreateOptions{})
 	must(t, err)
-	poll(t, "a service account in shop", func() bool {
+	await.True(t, 10*time.Second, "a service account in shop", func() bool {
 		_, err := admin.CoreV1().ServiceAccounts("shop").Get(t.Context(), "default", metav1.GetOptions{})
 		return err == nil
 	})
 	must(t, admin.CoreV1().Namespaces().Delete(t.Context(), "shop", metav1.DeleteOptions{}))
-	poll(t, "shop to go", func() bool {
+	await.True(t, 10*time.Second, "shop to go", func() bool {
 		_, err := admin.CoreV1().Namespaces().Get(t.Context(), "shop", metav1.GetOptions{})
 		return apierrors.IsNotFound(err)
 	})
@@ -295,13 +296,13 @@ func TestMemory(t *testing.T) {
 	must(t, c.Start())
 	t.Cleanup(func() { c.Process.Kill(); c.Wait() })
 	var pool *x509.CertPool
-	poll(t, "the certificate", func() bool {
+	await.True(t, 10*time.Second, "the certificate", func() bool {
 		data, err := os.ReadFile(filepath.Join(own, "apiserver.crt"))
 		pool = x509.NewCertPool()
 		return err == nil && pool.AppendCertsFromPEM(data)
 	})
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
-	poll(t, "health "+out.String(), func() bool {
+	await.True(t, 10*time.Second, "health "+out.String(), func() bool {
 		res, err := client.Get(l.api + "/readyz")
 		if err == nil {
 			res.Body.Close()
@@ -326,7 +327,7 @@ func TestEndsWithItsParent(t *testing.T) {
 	must(t, err)
 	pid, err := strconv.Atoi(strings.TrimSpace(string(line[:n])))
 	must(t, err)
-	poll(t, "etcd", func() bool {
+	await.True(t, 10*time.Second, "etcd", func() bool {
 		res, err := http.Get(l.etcd + "/health")
 		if err == nil {
 			res.Body.Close()
@@ -335,24 +336,10 @@ func TestEndsWithItsParent(t *testing.T) {
 	})
 	must(t, sh.Process.Kill())
 	sh.Wait()
-	poll(t, "etcd to end", func() bool {
+	await.True(t, 10*time.Second, "etcd to end", func() bool {
 		// A child of nobody is collected by whoever adopts; a zombie has ended too.
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		return err != nil || strings.Contains(string(stat), ") Z ")
 	})
 }
 
-// poll waits for ten seconds at most.
-func poll(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-		select {
-		case <-time.After(5 * time.Millisecond):
-		case <-t.Context().Done():
-			t.Fatal("the test ended")
-		}
-	}
-}

@@ -23,6 +23,7 @@ import (
 	"proa.dev/client"
 	"proa.dev/control"
 	"proa.dev/env"
+	"proa.dev/internal/await"
 	"proa.dev/kind"
 	"proa.dev/view"
 )
@@ -125,19 +126,16 @@ func (c *cluster) apply(text string) {
 
 func (c *cluster) until(what string, ok func(view.Snapshot) bool) {
 	c.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for !ok(c.view.Snapshot()) {
-		if time.Now().After(deadline) {
-			for o := range c.view.Snapshot().All(kind.Pod, "") {
-				c.Logf("%s %v %v", o.GetName(), o.(*corev1.Pod).Status.Phase, o.GetDeletionTimestamp())
-			}
-			c.Fatalf("waited in vain: %s", what)
+	if err := await.Until(c.Context(), 30*time.Second, what, func() error {
+		if s := c.view.Snapshot(); !ok(s) {
+			return fmt.Errorf("not so at revision %d", s.Revision())
 		}
-		_, moved := c.view.Moved()
-		select {
-		case <-moved:
-		case <-time.After(20 * time.Millisecond):
+		return nil
+	}); err != nil {
+		for o := range c.view.Snapshot().All(kind.Pod, "") {
+			c.Logf("%s %v %v", o.GetName(), o.(*corev1.Pod).Status.Phase, o.GetDeletionTimestamp())
 		}
+		c.Fatal(err)
 	}
 }
 
@@ -235,16 +233,16 @@ func TestManyPodsSettle(t *testing.T) {
 	})
 	t.Logf("500 pods available after %v, %d updates", time.Since(began), c.writes.Load())
 	// Quiet: the revision stands still for half a second.
-	deadline := time.Now().Add(20 * time.Second)
-	for last, since := int64(0), time.Now(); time.Since(since) < 500*time.Millisecond; {
+	last, since := int64(0), time.Now()
+	await.Nil(t, 20*time.Second, "controllers write no longer", func() error {
 		if r := c.view.Snapshot().Revision(); r != last {
 			last, since = r, time.Now()
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("controllers go on writing")
+		if quiet := time.Since(since); quiet < 500*time.Millisecond {
+			return fmt.Errorf("revision %d is %v old", last, quiet)
 		}
-		time.Sleep(5 * time.Millisecond)
-	}
+		return nil
+	})
 	c.delete(kind.Deployment, "web", metav1.DeletePropagationForeground)
 	c.until("all are gone", func(s view.Snapshot) bool {
 		return s.Get(kind.Deployment, "shop", "web") == nil && s.Len(kind.Pod) == 0

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"proa.dev/env"
+	"proa.dev/internal/await"
 	"proa.dev/store"
 	"proa.dev/store/disk"
 	"proa.dev/store/seal"
@@ -215,16 +216,16 @@ func TestRestart(t *testing.T) {
 	kill(files, s, nil)
 	clock.Advance(time.Minute)
 	s = open(t, crashConfig(files, clock))
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		if _, _, err := s.Get(t.Context(), "/ttl/short", 0); errors.Is(err, store.ErrNotFound) {
-			break
+	await.Nil(t, 10*time.Second, "/ttl/short has expired", func() error {
+		kv, _, err := s.Get(t.Context(), "/ttl/short", 0)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			return nil
+		case err == nil:
+			err = fmt.Errorf("it is there with %+v", kv)
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("/ttl/short did not expire")
-		}
-		time.Sleep(time.Millisecond)
-	}
+		return err
+	})
 	if _, _, err := s.Get(t.Context(), "/ttl/long", 0); err != nil {
 		t.Fatal(err)
 	}
@@ -355,17 +356,10 @@ func TestFullDisk(t *testing.T) {
 	if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT, "size=256m"); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(10 * time.Second)
-	for {
+	await.Nil(t, 10*time.Second, "a put with room again", func() error {
 		_, err := s.Put(t.Context(), "/again", nil, store.PutOptions{Expect: store.Any})
-		if err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("with room again: %v", err)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+		return err
+	})
 	want := stateOf(t, s)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"proa.dev/internal/await"
 	"proa.dev/store"
 	"proa.dev/store/etcd"
 	"proa.dev/store/etcd/etcdtest"
@@ -124,15 +125,16 @@ func TestCompaction(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, st := range sts {
-		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-			_, _, err := st.Get(t.Context(), "/registry/a", first.ModRevision)
-			if errors.Is(err, store.ErrCompacted) {
-				break
+		await.Nil(t, 20*time.Second, "the history is gone", func() error {
+			kv, _, err := st.Get(t.Context(), "/registry/a", first.ModRevision)
+			switch {
+			case errors.Is(err, store.ErrCompacted):
+				return nil
+			case err != nil:
+				t.Fatalf("read of the history: %v", err)
 			}
-			if err != nil || time.Now().After(deadline) {
-				t.Fatalf("history is there still: %v", err)
-			}
-		}
+			return fmt.Errorf("revision %d answers %q", first.ModRevision, kv.Value)
+		})
 	}
 }
 

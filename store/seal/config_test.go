@@ -25,6 +25,7 @@ import (
 	"k8s.io/kms/pkg/service"
 
 	"proa.dev/env"
+	"proa.dev/internal/await"
 	"proa.dev/store/seal"
 )
 
@@ -179,14 +180,13 @@ func TestRotation(t *testing.T) {
 	}
 	sealsWith := func(want string) {
 		t.Helper()
-		for end := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
-			if out, err := s.Seal("/registry/secrets/probe", []byte("x")); err == nil && bytes.HasPrefix(out, []byte("k8s:enc:"+want)) {
-				return
+		await.Nil(t, 10*time.Second, "sealed with "+want, func() error {
+			out, err := s.Seal("/registry/secrets/probe", []byte("x"))
+			if err == nil && !bytes.HasPrefix(out, []byte("k8s:enc:"+want)) {
+				err = fmt.Errorf("sealed as %.40q", out)
 			}
-			if time.Now().After(end) {
-				t.Fatalf("never sealed with %s", want)
-			}
-		}
+			return err
+		})
 	}
 	revision.Store(20)
 	put(conf(two, one))
@@ -203,14 +203,10 @@ func TestRotation(t *testing.T) {
 	}
 	put("{") // a mistake changes nothing
 	put(conf(two))
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
-		if _, err := s.Open(key, sealed); err != nil {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatal("the key that was taken away still opens")
-		}
-	}
+	await.True(t, 10*time.Second, "the key that was taken away opens no longer", func() bool {
+		_, err := s.Open(key, sealed)
+		return err != nil
+	})
 	if got, err := s.Open(key, again); err != nil || string(got) != "x" {
 		t.Error(err)
 	}

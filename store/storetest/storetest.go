@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"proa.dev/env"
+	"proa.dev/internal/await"
 	"proa.dev/store"
 )
 
@@ -202,13 +203,7 @@ func (s suite) watch(st store.Store, prefix string, from int64) store.Watch {
 
 func (s suite) eventually(what string, ok func() bool) {
 	s.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			s.Fatalf("not within 20 s: %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
+	await.True(s, 20*time.Second, what, ok)
 }
 
 // Run runs all cases.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"proa.dev/internal/await"
 	"proa.dev/store"
 )
 
@@ -106,12 +107,12 @@ func watchEnds(s suite) {
 	kv := s.put(st, "/a", "1", store.PutOptions{})
 	var es []store.Event
 	var rev int64
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+	next := func() error { es, rev, err = w.Next(ctx); return err }
+	if s.traits.Remote {
 		// Events of a store that is elsewhere are there some time after the write.
-		es, rev, err = w.Next(ctx)
-		if err == nil || !s.traits.Remote || time.Now().After(deadline) {
-			break
-		}
+		await.Nil(s, 20*time.Second, "the event of the write", next)
+	} else {
+		next()
 	}
 	if err != nil || len(es) != 1 || rev != kv.ModRevision {
 		s.Fatalf("what is there comes even when the context is done: %v %d %v", es, rev, err)

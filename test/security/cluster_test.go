@@ -32,6 +32,7 @@ import (
 	"proa.dev/control"
 	"proa.dev/control/parts"
 	"proa.dev/env"
+	"proa.dev/internal/await"
 	"proa.dev/kind"
 	"proa.dev/server"
 	"proa.dev/store"
@@ -190,19 +191,7 @@ func (p *plane) namespace(name string) {
 // until polls a condition, for ten seconds at most.
 func (p *plane) until(what string, ok func() bool) {
 	p.t.Helper()
-	end, cancel := context.WithTimeout(p.ctx, 10*time.Second)
-	defer cancel()
-	for !ok() {
-		_, moved := p.view.Moved()
-		if ok() {
-			return
-		}
-		select {
-		case <-moved:
-		case <-end.Done():
-			p.t.Fatalf("waited ten seconds for %s", what)
-		}
-	}
+	await.True(p.t, 10*time.Second, what, ok)
 }
 
 // denied checks that err is refused with a message that contains want.

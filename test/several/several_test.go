@@ -28,6 +28,7 @@ import (
 	"proa.dev/client"
 	"proa.dev/cluster/first"
 	"proa.dev/cluster/pki"
+	"proa.dev/internal/await"
 	"proa.dev/kind"
 	"proa.dev/server"
 	"proa.dev/store/etcd"
@@ -184,15 +185,6 @@ func start(t *testing.T, n int, change func(*server.Config)) ([]*one, *etcdtest.
 		t.Fatal(err)
 	}
 	return out, e
-}
-
-func eventually(t testing.TB, within time.Duration, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(within); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", within, what)
-		}
-	}
 }
 
 func namespace(t testing.TB, c client.Client, name string) {
@@ -442,7 +434,7 @@ func leader(t testing.TB, s *one) int {
 func works(t testing.TB, s *one, ns string) {
 	t.Helper()
 	namespace(t, s.Admin(), ns)
-	eventually(t, 20*time.Second, "the default service account of "+ns, func() bool {
+	await.True(t, 20*time.Second, "the default service account of "+ns, func() bool {
 		_, err := s.Admin().Get(t.Context(), kind.ServiceAccount, ns, "default", metav1.GetOptions{})
 		return err == nil
 	})
@@ -450,8 +442,8 @@ func works(t testing.TB, s *one, ns string) {
 
 func TestDecidersFailOver(t *testing.T) {
 	servers, _ := start(t, 3, nil)
-	eventually(t, 10*time.Second, "a leader", func() bool { return leader(t, servers[0]) >= 0 })
-	eventually(t, 25*time.Second, "all servers are endpoints of the API", func() bool {
+	await.True(t, 10*time.Second, "a leader", func() bool { return leader(t, servers[0]) >= 0 })
+	await.True(t, 25*time.Second, "all servers are endpoints of the API", func() bool {
 		return endpoints(t, servers[0]) == "192.0.2.1 192.0.2.2 192.0.2.3"
 	})
 	works(t, servers[0], "before")
@@ -461,7 +453,7 @@ func TestDecidersFailOver(t *testing.T) {
 	rest := append(append([]*one{}, servers[:l]...), servers[l+1:]...)
 	began := time.Now()
 	servers[l].stop()
-	eventually(t, 10*time.Second, "another leader", func() bool { n := leader(t, rest[0]); return n >= 0 && n != l })
+	await.True(t, 10*time.Second, "another leader", func() bool { n := leader(t, rest[0]); return n >= 0 && n != l })
 	t.Logf("a leader that ended was replaced in %v", time.Since(began))
 	if e := endpoints(t, rest[0]); strings.Contains(e, fmt.Sprintf("192.0.2.%d", l+1)) {
 		t.Errorf("the server that ended is an endpoint still: %s", e)
@@ -478,7 +470,7 @@ func TestDecidersFailOver(t *testing.T) {
 	}
 	began = time.Now()
 	cut.wire.cut.Store(true)
-	eventually(t, 5*lease, "another leader", func() bool { n := leader(t, other); return n >= 0 && n != l })
+	await.True(t, 5*lease, "another leader", func() bool { n := leader(t, other); return n >= 0 && n != l })
 	took := time.Since(began)
 	t.Logf("a leader that was cut off was replaced in %v", took)
 	if took > 2*lease+2*time.Second {
@@ -494,7 +486,7 @@ func TestDecidersFailOver(t *testing.T) {
 		t.Error("a server without etcd answers a consistent read")
 	}
 	cut.wire.mend()
-	eventually(t, 30*time.Second, "the cut off server shows what has happened", func() bool {
+	await.True(t, 30*time.Second, "the cut off server shows what has happened", func() bool {
 		short, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
 		_, err := cut.Admin().Get(short, kind.ServiceAccount, "cut-off", "default", metav1.GetOptions{})
@@ -524,10 +516,10 @@ func TestEtcdRestartsMeanwhile(t *testing.T) {
 		})
 	}
 	some := func(n int64) func() bool { return func() bool { return counted.Load() >= n } }
-	eventually(t, 20*time.Second, "20 counted", some(20))
+	await.True(t, 20*time.Second, "20 counted", some(20))
 	e.Stop()
 	e.Restart()
-	eventually(t, 30*time.Second, "20 more counted after the restart", some(counted.Load()+20))
+	await.True(t, 30*time.Second, "20 more counted after the restart", some(counted.Load()+20))
 	stop()
 	wg.Wait()
 	for i, s := range servers {

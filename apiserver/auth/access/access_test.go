@@ -29,6 +29,7 @@ import (
 	"proa.dev/apiserver/auth"
 	"proa.dev/apiserver/auth/access"
 	"proa.dev/env"
+	"proa.dev/internal/await"
 	"proa.dev/kind"
 	"proa.dev/view"
 )
@@ -105,15 +106,6 @@ func start(t *testing.T, conf access.Config) (*access.Access, *apitest.Cluster) 
 	return a, c
 }
 
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within ten seconds", what)
-		}
-	}
-}
-
 func TestStructuredFilesAndReload(t *testing.T) {
 	dir := t.TempDir()
 	kubeconfig := hook(t, dir)
@@ -154,17 +146,17 @@ authorizers:
 	code("/livez", "", 403)        // let in; no bootstrap policy in this test
 	write(t, authz, authzText("friend"))
 	a.Reload()
-	eventually(t, "the new chain", func() bool { got, _ := get(t, c, "/api/v1/nodes", "friend-token"); return got == 403 })
+	await.True(t, 10*time.Second, "the new chain", func() bool { got, _ := get(t, c, "/api/v1/nodes", "friend-token"); return got == 403 })
 	// A mistake changes nothing; administrators keep their access.
 	write(t, authz, "{apiVersion: apiserver.config.k8s.io/v1, kind: AuthorizationConfiguration, authorizers: []}")
 	write(t, authn, "{apiVersion: apiserver.config.k8s.io/v1, kind: AuthenticationConfiguration, anonymous: {enabled: false}}")
 	a.Reload()
-	eventually(t, "no anonymous requests", func() bool { got, _ := get(t, c, "/livez", ""); return got == 401 })
+	await.True(t, 10*time.Second, "no anonymous requests", func() bool { got, _ := get(t, c, "/livez", ""); return got == 401 })
 	code("/api/v1/nodes", "friend-token", 403)
 	code("/api/v1/nodes", "root-token", 200)
 	write(t, authz, "{apiVersion: apiserver.config.k8s.io/v1, kind: AuthorizationConfiguration, authorizers: [{type: AlwaysAllow, name: all}]}")
 	a.Reload()
-	eventually(t, "all allowed", func() bool { got, _ := get(t, c, "/api/v1/nodes", "other-token"); return got == 200 })
+	await.True(t, 10*time.Second, "all allowed", func() bool { got, _ := get(t, c, "/api/v1/nodes", "other-token"); return got == 200 })
 	os.Remove(authz)
 	a.Reload()
 	code("/api/v1/nodes", "other-token", 200)
@@ -288,7 +280,7 @@ func TestFrontProxyAndCAReload(t *testing.T) {
 	}
 	write(t, caFile, newer.pem())
 	a.Reload()
-	eventually(t, "the new authority", func() bool { return strings.HasPrefix(ask(new), "new ") })
+	await.True(t, 10*time.Second, "the new authority", func() bool { return strings.HasPrefix(ask(new), "new ") })
 	if got := ask(jane); got != "  false true joe" {
 		t.Errorf("a client of the removed authority: %q", got)
 	}

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"proa.dev/apiserver/apitest"
+	"proa.dev/internal/await"
 )
 
 var definitions = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
@@ -124,11 +125,7 @@ func (f *fixture) must(u *unstructured.Unstructured, err error) *unstructured.Un
 
 func (f *fixture) until(what string, ok func() bool) {
 	f.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			f.Fatalf("waited in vain: %s", what)
-		}
-	}
+	await.True(f, 20*time.Second, what, ok)
 }
 
 func (f *fixture) define(text string) *unstructured.Unstructured {
