@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"proa.dev/internal/await"
 	"proa.dev/network/netlab"
 	"proa.dev/network/nft"
 )
@@ -289,14 +290,14 @@ func TestRunRemovesLinks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	netlab.Eventually(t, "torn-down links are removed", func() bool {
+	await.True(t, 10*time.Second, "torn-down links are removed", func() bool {
 		links, err := h.LinkList()
 		return err == nil && len(links) == 1 && l.n.Pending() == 0
 	})
 	// A link that the host gets later is forwarding too.
 	out := netlab.New(t, "outside")
 	netlab.Wire(t, l.host, "late0", "192.0.2.1/24", out, "eth0", "192.0.2.9/24", "192.0.2.1")
-	netlab.Eventually(t, "late link forwards", func() bool {
+	await.True(t, 10*time.Second, "late link forwards", func() bool {
 		var v []byte
 		l.host.Must(func() (err error) { v, err = os.ReadFile("/proc/sys/net/ipv4/conf/late0/forwarding"); return err })
 		return string(v) == "1\n"

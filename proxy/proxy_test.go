@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"proa.dev/internal/await"
 	"proa.dev/kind"
 	"proa.dev/network"
 	"proa.dev/network/netlab"
@@ -434,11 +435,11 @@ func TestAffinity(t *testing.T) {
 		a.Want("tcp", "10.96.0.2:80", second)
 	}
 	// Without connections the kernel forgets the client, and the choice is free.
-	netlab.Eventually(t, "affinity ends", func() bool {
+	await.True(t, 10*time.Second, "affinity ends", func() bool {
 		known, err := w.kernel.conn.Elements(w.kernel.cfg.Table, "sticky4")
 		return err == nil && len(known) == 0
 	})
-	netlab.Eventually(t, "another endpoint is chosen", func() bool {
+	await.True(t, 10*time.Second, "another endpoint is chosen", func() bool {
 		w.host.Must(func() error { return w.kernel.conn.Apply(forgetAll(w)) })
 		got, err := a.Ask("tcp", "10.96.0.2:80")
 		return err == nil && got != second
@@ -547,7 +548,7 @@ func TestRepair(t *testing.T) {
 	if err := other.Delete(); err != nil {
 		t.Fatal(err)
 	}
-	netlab.Eventually(t, "the table comes back", func() bool {
+	await.True(t, 10*time.Second, "the table comes back", func() bool {
 		got, err := a.AskWithin("tcp", "10.96.0.2:80", 100*time.Millisecond)
 		return err == nil && got == "b "+aIP
 	})

@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"proa.dev/internal/await"
 )
 
 // Harness is one runtime under test. It is closed by t.Cleanup of who opens it.
@@ -70,11 +72,7 @@ func (b *bench) code(err error, want codes.Code, what string) {
 
 func (b *bench) until(what string, f func() bool) {
 	b.Helper()
-	for end := time.Now().Add(20 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			b.Fatalf("waited in vain: %s", what)
-		}
-	}
+	await.True(b, 20*time.Second, what, f)
 }
 
 func (b *bench) sandboxConfig() *runtimeapi.PodSandboxConfig {

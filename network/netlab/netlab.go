@@ -254,16 +254,3 @@ func (ns *NS) WantRefused(network, addr string) {
 	}
 }
 
-// Eventually polls a condition until it holds, at most for ten seconds.
-func Eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for !holds() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 10 s: %s", what)
-		}
-		<-tick.C
-	}
-}

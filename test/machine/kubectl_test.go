@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"proa.dev/internal/await"
 )
 
 // The one-liners of every introduction.
@@ -49,7 +51,7 @@ func TestOneLiners(t *testing.T) {
 	mustHold(t, k("rollout", "undo", "deployment/web"), "rolled back")
 	k("rollout", "status", "deployment/web", "--timeout=60s")
 	if img := k("get", "pods", "-l", "app=web", "--field-selector=status.phase=Running", "-o", "jsonpath={.items[*].spec.containers[0].image}"); strings.Contains(img, "v2") {
-		wait(t, 40*time.Second, "the old pods gone", func() error {
+		await.Nil(t, 40*time.Second, "the old pods gone", func() error {
 			if img = k("get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].spec.containers[0].image}"); strings.Contains(img, "v2") {
 				return fmt.Errorf("images: %s", img)
 			}
@@ -65,7 +67,7 @@ func TestOneLiners(t *testing.T) {
 	k("rollout", "restart", "deployment/web")
 	k("rollout", "status", "deployment/web", "--timeout=60s")
 	mustHold(t, k("scale", "deployment/web", "--replicas=1"), "scaled")
-	wait(t, 40*time.Second, "one pod", func() error {
+	await.Nil(t, 40*time.Second, "one pod", func() error {
 		if n := len(strings.Fields(k("get", "pods", "-l", "app=web", "-o", "name"))); n != 1 {
 			return fmt.Errorf("%d pods", n)
 		}
@@ -98,7 +100,7 @@ func TestOneLiners(t *testing.T) {
 		t.Errorf("a deleted pod: %s", r)
 	}
 	mustHold(t, k("delete", "deployment,service", "web"), `"web" deleted`)
-	wait(t, 40*time.Second, "garbage collection", func() error {
+	await.Nil(t, 40*time.Second, "garbage collection", func() error {
 		if out := k("get", "rs,pods,endpointslices", "-l", "app=web", "-o", "name"); out != "" {
 			return fmt.Errorf("still there: %s", out)
 		}
@@ -262,7 +264,7 @@ spec:
 `)
 	b.waitReady(t, ns, "talk")
 	k := func(args ...string) string { t.Helper(); return b.kubectl(t, ns, args...) }
-	wait(t, 10*time.Second, "output", func() error {
+	await.Nil(t, 10*time.Second, "output", func() error {
 		if out := k("logs", "talk", "-c", "a"); !strings.Contains(out, "problem") {
 			return fmt.Errorf("%q", out)
 		}
@@ -282,7 +284,7 @@ spec:
 	if out := k("logs", "talk", "-c", "a", "--timestamps", "--limit-bytes=200"); !regexp.MustCompile(`^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z line 1\n`).MatchString(out) {
 		t.Errorf("--timestamps: %q", out)
 	}
-	wait(t, 10*time.Second, "only new lines with --since=1s", func() error {
+	await.Nil(t, 10*time.Second, "only new lines with --since=1s", func() error {
 		if out := k("logs", "talk", "-c", "a", "--since=1s"); strings.Contains(out, "line 50") || out == "" {
 			return fmt.Errorf("%q", out)
 		}
@@ -300,7 +302,7 @@ spec:
 	if r := <-follow; r.out != "tick 1\ntick 2\ntick 3\ntick 4\ntick 5\ntick 6\n" {
 		t.Errorf("logs -f: %s", r)
 	}
-	wait(t, 30*time.Second, "a second attempt", func() error {
+	await.Nil(t, 30*time.Second, "a second attempt", func() error {
 		if n := k("get", "pod", "twice", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"); n == "0" || n == "" {
 			return fmt.Errorf("restarts: %s", n)
 		}

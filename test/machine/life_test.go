@@ -15,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"proa.dev/internal/await"
 )
 
 // card is `proa status -o json`.
@@ -172,7 +174,7 @@ func TestSideBySide(t *testing.T) {
 		b.kubectl(t, "", "rollout", "status", "deployment/web", "--timeout=60s")
 		ip := b.kubectl(t, "", "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}")
 		pod := b.kubectl(t, "", "get", "pods", "-o", "jsonpath={.items[0].metadata.name}")
-		wait(t, 10*time.Second, "the service of "+b.name, func() error {
+		await.Nil(t, 10*time.Second, "the service of "+b.name, func() error {
 			a, err := get("http://" + ip)
 			if err == nil && a.Pod != pod {
 				err = fmt.Errorf("answer of pod %q, want %q", a.Pod, pod)
@@ -257,7 +259,7 @@ spec:
 			}
 		}()
 	}
-	wait(t, 20*time.Second, "200 acknowledged writes", func() error {
+	await.Nil(t, 20*time.Second, "200 acknowledged writes", func() error {
 		if len(acks) < 200 {
 			return fmt.Errorf("%d so far", len(acks))
 		}
@@ -272,7 +274,7 @@ spec:
 	}
 	stop()
 	close(acks)
-	wait(t, 5*time.Second, "the end of the server", func() error {
+	await.Nil(t, 5*time.Second, "the end of the server", func() error {
 		if st, _ := b.status(t); st.State != "stopped" {
 			return fmt.Errorf("it is %s", st.State)
 		}
@@ -321,7 +323,7 @@ spec:
 	}
 	// And the adopted containers are in hand: logs, exec, deletion, healing.
 	last := b.kubectl(t, "", "logs", "counter", "--tail=1")
-	wait(t, 10*time.Second, "new log lines of an adopted container", func() error {
+	await.Nil(t, 10*time.Second, "new log lines of an adopted container", func() error {
 		if now := b.kubectl(t, "", "logs", "counter", "--tail=1"); now == last {
 			return fmt.Errorf("still %q", now)
 		}
@@ -332,7 +334,7 @@ spec:
 	}
 	b.kubectl(t, "", "delete", "pod", "-l", "app=web", "--grace-period=1", "--wait=true")
 	b.kubectl(t, "", "rollout", "status", "deployment/web", "--timeout=60s")
-	wait(t, 10*time.Second, "new pods behind the service", func() error { _, err := get("http://" + ip); return err })
+	await.Nil(t, 10*time.Second, "new pods behind the service", func() error { _, err := get("http://" + ip); return err })
 	if now := ids(); !strings.Contains(now, "counter") {
 		t.Errorf("pods: %s", now)
 	}
@@ -355,7 +357,7 @@ func TestForeground(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- c.Wait() }()
 	read := func() string { d, _ := os.ReadFile(log.Name()); return string(d) }
-	wait(t, 20*time.Second, "ready", func() error {
+	await.Nil(t, 20*time.Second, "ready", func() error {
 		if !strings.Contains(read(), "  ready") {
 			return fmt.Errorf("output: %s", read())
 		}

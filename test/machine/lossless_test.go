@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"proa.dev/internal/await"
 	"proa.dev/test/machine/load"
 )
 
@@ -186,5 +187,5 @@ func TestLossless(t *testing.T) {
 
 func (b *box) waitCount(t testing.TB, n int) {
 	t.Helper()
-	wait(t, 60*time.Second, fmt.Sprint(n, " pods"), func() error { return b.count(t, "app=web", n) })
+	await.Nil(t, 60*time.Second, fmt.Sprint(n, " pods"), func() error { return b.count(t, "app=web", n) })
 }

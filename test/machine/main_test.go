@@ -19,6 +19,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"proa.dev/internal/await"
 )
 
 var (
@@ -264,7 +266,7 @@ func (b *box) namespace(t testing.TB) string {
 			t.Error(err)
 		}
 	})
-	wait(t, 10*time.Second, "the default service account", func() error {
+	await.Nil(t, 10*time.Second, "the default service account", func() error {
 		_, err := b.api(t).CoreV1().ServiceAccounts(name).Get(ctx, "default", metav1.GetOptions{})
 		return err
 	})
@@ -298,24 +300,6 @@ func (b *box) dumpLog(t testing.TB) {
 	t.Log("proa.log:\n" + strings.Join(lines[max(0, len(lines)-25):], "\n"))
 }
 
-// wait asks until the answer is nil.
-func wait(t testing.TB, bound time.Duration, what string, ask func() error) {
-	t.Helper()
-	deadline := time.Now().Add(bound)
-	pause := 10 * time.Millisecond
-	for {
-		err := ask()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("wait for %s: %s passed: %v", what, bound, err)
-		}
-		<-time.After(pause)
-		pause = min(pause*3/2, 250*time.Millisecond)
-	}
-}
-
 // pod reads a pod.
 func (b *box) pod(t testing.TB, ns, name string) *corev1.Pod {
 	t.Helper()
@@ -330,7 +314,7 @@ func (b *box) pod(t testing.TB, ns, name string) *corev1.Pod {
 func (b *box) waitPod(t testing.TB, ns, name, what string, ok func(*corev1.Pod) bool) *corev1.Pod {
 	t.Helper()
 	var p *corev1.Pod
-	wait(t, time.Minute, "pod "+name+": "+what, func() (err error) {
+	await.Nil(t, time.Minute, "pod "+name+": "+what, func() (err error) {
 		if p, err = b.api(t).CoreV1().Pods(ns).Get(context.Background(), name, metav1.GetOptions{}); err != nil {
 			return err
 		}

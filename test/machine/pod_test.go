@@ -12,6 +12,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"proa.dev/internal/await"
 )
 
 // Init containers one after the other, a sidecar before and beside the rest, and
@@ -163,7 +165,7 @@ spec:
 	if p := b.pod(t, ns, "nothttp"); ready(p) {
 		t.Error("nothttp is ready")
 	}
-	wait(t, 20*time.Second, "events of probes", func() error {
+	await.Nil(t, 20*time.Second, "events of probes", func() error {
 		out := b.kubectl(t, ns, "get", "events")
 		for _, want := range []string{"Liveness probe failed", "Readiness probe failed", "Startup probe failed", "connection refused", "will be restarted"} {
 			if !strings.Contains(out, want) {
@@ -335,7 +337,7 @@ spec:
 	// Live update of what was mounted whole; a sub path keeps what it had.
 	b.kubectl(t, ns, "patch", "configmap", "c", "-p", `{"data":{"file":"two\n"}}`)
 	b.kubectl(t, ns, "label", "pod", "p", "color=red", "--overwrite")
-	wait(t, 90*time.Second, "new content in volumes", func() error {
+	await.Nil(t, 90*time.Second, "new content in volumes", func() error {
 		if got := sh("cat /config/file /picked/deep/er /etc/one-file; cat /down/labels"); got != "two\ntwo\none\ncolor=\"red\"" {
 			return fmt.Errorf("%q", got)
 		}
@@ -357,7 +359,7 @@ metadata: {name: nokey}
 spec:
   containers: [{name: c, image: "proa/busybox:1", env: [{name: A, valueFrom: {configMapKeyRef: {name: c, key: nothing}}}]}]
 `)
-	wait(t, 20*time.Second, "word of the missing ConfigMap", func() error {
+	await.Nil(t, 20*time.Second, "word of the missing ConfigMap", func() error {
 		out := b.kubectl(t, ns, "get", "events", "--field-selector=involvedObject.name=waits")
 		if !strings.Contains(out, "FailedMount") || !strings.Contains(out, `configmap "later" not found`) {
 			return fmt.Errorf("events:\n%s", out)
@@ -484,7 +486,7 @@ spec:
 	if end := p.Status.ContainerStatuses[0].State.Terminated; end == nil || end.Reason != "OOMKilled" || end.ExitCode != 137 {
 		t.Errorf("greedy: %v", states(p))
 	}
-	wait(t, 10*time.Second, "word of the scheduler", func() error {
+	await.Nil(t, 10*time.Second, "word of the scheduler", func() error {
 		out := b.kubectl(t, ns, "describe", "pod", "huge")
 		if !strings.Contains(out, "FailedScheduling") || !strings.Contains(out, "0/1 nodes are available: 1 Insufficient cpu") {
 			return fmt.Errorf("%s", out[strings.LastIndex(out, "Events:"):])
@@ -567,7 +569,7 @@ spec:
 	if r.code != 0 {
 		t.Fatal(r)
 	}
-	wait(t, 20*time.Second, "the ephemeral container", func() error {
+	await.Nil(t, 20*time.Second, "the ephemeral container", func() error {
 		p := b.pod(t, ns, "own")
 		if s := p.Status.EphemeralContainerStatuses; len(s) != 1 || s[0].State.Running == nil {
 			return fmt.Errorf("%+v", s)
@@ -610,7 +612,7 @@ spec:
 	mustHold(t, b.kubectl(t, "", "cordon", node), "cordoned")
 	mustHold(t, b.kubectl(t, "", "get", "nodes"), "SchedulingDisabled")
 	b.kubectl(t, "", "scale", "deployment/d", "--replicas=3")
-	wait(t, 20*time.Second, "a pod that finds no node", func() error {
+	await.Nil(t, 20*time.Second, "a pod that finds no node", func() error {
 		if out := b.kubectl(t, "", "get", "events"); !strings.Contains(out, "1 node(s) were unschedulable") {
 			return fmt.Errorf("events:\n%s", out)
 		}
@@ -623,7 +625,7 @@ spec:
 	if r.code != 0 || !strings.Contains(r.out, "drained") {
 		t.Errorf("drain: %s", r)
 	}
-	wait(t, 20*time.Second, "only the DaemonSet's pod on the node", func() error {
+	await.Nil(t, 20*time.Second, "only the DaemonSet's pod on the node", func() error {
 		list, err := b.api(t).CoreV1().Pods("default").List(context.Background(), metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
 		if err != nil {
 			return err
@@ -636,7 +638,7 @@ spec:
 	b.kubectl(t, "", "uncordon", node)
 	b.kubectl(t, "", "rollout", "status", "deployment/d", "--timeout=30s")
 	b.kubectl(t, "", "taint", "nodes", node, "key=value:NoExecute")
-	wait(t, 20*time.Second, "eviction by the taint", func() error {
+	await.Nil(t, 20*time.Second, "eviction by the taint", func() error {
 		if n := b.kubectl(t, "", "get", "pods", "-l", "app=d", "-o", "jsonpath={.items[*].spec.nodeName}"); strings.TrimSpace(n) != "" {
 			return fmt.Errorf("on nodes: %q", n)
 		}
@@ -646,15 +648,15 @@ spec:
 	b.kubectl(t, "", "rollout", "status", "deployment/d", "--timeout=30s")
 
 	// "If you kill one it makes one; if a fourth appears by accident it removes one."
-	wait(t, 20*time.Second, "three pods", func() error { return b.count(t, "app=d", 3) })
+	await.Nil(t, 20*time.Second, "three pods", func() error { return b.count(t, "app=d", 3) })
 	rs := strings.TrimSpace(b.kubectl(t, "", "get", "rs", "-l", "app=d", "-o", "jsonpath={.items[0].spec.template.metadata.labels}"))
 	var labels map[string]string
 	json.Unmarshal([]byte(rs), &labels)
 	victim := strings.Fields(b.kubectl(t, "", "get", "pods", "-l", "app=d", "-o", "name"))[0]
 	b.kubectl(t, "", "delete", victim)
-	wait(t, 20*time.Second, "a new third pod", func() error { return b.count(t, "app=d", 3) })
+	await.Nil(t, 20*time.Second, "a new third pod", func() error { return b.count(t, "app=d", 3) })
 	b.kubectl(t, "", "run", "fourth", "--image=proa/busybox:1", "--labels=app=d,pod-template-hash="+labels["pod-template-hash"], "--", "sleep", "1000")
-	wait(t, 20*time.Second, "three pods again", func() error { return b.count(t, "app=d", 3) })
+	await.Nil(t, 20*time.Second, "three pods again", func() error { return b.count(t, "app=d", 3) })
 }
 
 // count asks for a number of pods that are not on their way out.

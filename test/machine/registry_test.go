@@ -18,6 +18,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	corev1 "k8s.io/api/core/v1"
+
+	"proa.dev/internal/await"
 )
 
 // Images from a registry on loopback, that stands in for the big ones as their
@@ -103,7 +105,7 @@ func TestRegistry(t *testing.T) {
 	// An image pinned by its digest, and one removed while it is used.
 	digest, _ := img.Digest()
 	b.kubectl(t, "", "run", "pinned", "--image=tool@"+digest.String(), "--", "sleep", "1000")
-	wait(t, 30*time.Second, "the pinned image", func() error {
+	await.Nil(t, 30*time.Second, "the pinned image", func() error {
 		if p := b.pod(t, "default", "pinned"); !ready(p) {
 			return fmt.Errorf("%v", states(p))
 		}

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"proa.dev/internal/await"
 )
 
 // Every way to a Service, and the names that DNS gives.
@@ -71,7 +73,7 @@ spec: {terminationGracePeriodSeconds: 1, containers: [{name: c, image: "proa/bus
 
 	// From the host, all pods get their share.
 	seen := map[string]int{}
-	wait(t, 20*time.Second, "all three pods behind the service", func() error {
+	await.Nil(t, 20*time.Second, "all three pods behind the service", func() error {
 		a, err := get("http://" + ip)
 		if err != nil {
 			return err
@@ -87,7 +89,7 @@ spec: {terminationGracePeriodSeconds: 1, containers: [{name: c, image: "proa/bus
 		}
 	}
 	// A load balancer's address is there at once, and works.
-	wait(t, 10*time.Second, "the load balancer's address", func() error {
+	await.Nil(t, 10*time.Second, "the load balancer's address", func() error {
 		lb := k("get", "service", "outside", "-o", "jsonpath={.status.loadBalancer.ingress[0].ip}")
 		if lb == "" {
 			return fmt.Errorf("none yet")
@@ -153,7 +155,7 @@ metadata: {name: mirror}
 spec: {selector: {app: alone}, ports: [{port: 80, targetPort: 8080}]}
 `)
 	b.waitReady(t, ns, "alone")
-	wait(t, 20*time.Second, "a pod that reaches itself", func() error {
+	await.Nil(t, 20*time.Second, "a pod that reaches itself", func() error {
 		out := b.tryKubectl(ns, "exec", "alone", "-c", "sh", "--", "web", "get", "http://mirror/")
 		if !strings.Contains(out.out, `"pod":"alone"`) {
 			return fmt.Errorf("%s", out)
@@ -221,7 +223,7 @@ spec:
 	}
 	// The pod's end is the token's end.
 	b.kubectl(t, ns, "delete", "pod", "p", "--grace-period=1")
-	wait(t, 20*time.Second, "the end of a deleted pod's token", func() error {
+	await.Nil(t, 20*time.Second, "the end of a deleted pod's token", func() error {
 		if _, code := get("/api/v1/namespaces/"+ns+"/pods", token); code != "401" {
 			return fmt.Errorf("%s", code)
 		}

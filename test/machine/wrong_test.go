@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"proa.dev/internal/await"
 )
 
 // Every wrong start: a sentence with the thing and the way out, a code that is
@@ -133,7 +135,7 @@ func TestWrongStarts(t *testing.T) {
 			t.Errorf("writes on a full disk: %s", failed)
 		}
 		os.Remove(fill)
-		wait(t, 30*time.Second, "writes after space is there again", func() error {
+		await.Nil(t, 30*time.Second, "writes after space is there again", func() error {
 			if r := b.tryKubectl("", "create", "configmap", "again", "--dry-run=none"); r.code != 0 && !strings.Contains(r.err, "already exists") {
 				if st, _ := b.status(t); st.State != "running" {
 					b.tryUp()

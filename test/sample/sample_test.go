@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"proa.dev/internal/await"
 	"proa.dev/test/web"
 )
 
@@ -64,13 +65,9 @@ func (b *bench) kubectl(args ...string) string {
 
 func (b *bench) until(what string, cond func() error) {
 	b.Helper()
-	var err error
-	for end := time.Now().Add(90 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		if err = cond(); err == nil {
-			return
-		}
+	if err := await.Until(b.Context(), 90*time.Second, what, cond); err != nil {
+		b.Fatalf("%v\n%s", err, b.kubectl("get", "pods,services,events"))
 	}
-	b.Fatalf("%s: not within 90 s: %v\n%s", what, err, b.kubectl("get", "pods,services,events"))
 }
 
 type numbers struct {

@@ -2,6 +2,7 @@ package script
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"proa.dev/internal/await"
 )
 
 // patience is how long a session waits for something to become true.
@@ -104,16 +107,14 @@ func kubectl(ts *testscript.TestScript, args []string) []string {
 
 // poll calls f until it is true, as long as patience lasts.
 func poll(ts *testscript.TestScript, f func() (ok bool, last string)) {
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(patience); ; <-tick.C {
+	if err := await.Until(context.Background(), patience, "what the script says", func() error {
 		ok, last := f()
-		if ok {
-			return
+		if !ok {
+			return errors.New("it was\n" + strings.TrimSpace(last))
 		}
-		if time.Now().After(end) {
-			ts.Fatalf("not so after %s; last:\n%s", patience, strings.TrimSpace(last))
-		}
+		return nil
+	}); err != nil {
+		ts.Fatalf("%v", err)
 	}
 }
 
