@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -378,6 +379,9 @@ func TestRejections(t *testing.T) {
 func TestReconfigure(t *testing.T) {
 	d := New(Config{Seats: 10, WaitLimit: 10 * time.Second})
 	schemas, levels := Wanted()
+	var turn atomic.Pointer[chan struct{}] // closed by the next reconfiguration
+	first := make(chan struct{})
+	turn.Store(&first)
 	var all sync.WaitGroup
 	for i := range 100 {
 		all.Go(func() {
@@ -387,11 +391,13 @@ func TestReconfigure(t *testing.T) {
 			if err != nil && !errors.As(err, &r) {
 				t.Error(err)
 			}
-			time.Sleep(time.Millisecond)
+			<-*turn.Load() // each lives through one reconfiguration at least
 			e.End()
 		})
 	}
-	for i := range 20 {
+	ended := make(chan struct{})
+	go func() { all.Wait(); close(ended) }()
+	for i, over := 0, false; i < 20 || !over; i++ {
 		ls := slices.Clone(levels)
 		for j, l := range ls {
 			if q := l.Spec.Limited; q != nil && q.LimitResponse.Queuing != nil {
@@ -405,8 +411,14 @@ func TestReconfigure(t *testing.T) {
 			ls = ls[:2]
 		}
 		d.Configure(schemas, ls)
+		next := make(chan struct{})
+		close(*turn.Swap(&next))
+		select {
+		case <-ended:
+			over = true
+		default:
+		}
 	}
-	all.Wait()
 	d.Configure(schemas, levels)
 	for _, l := range d.config.Load().levels {
 		if l.waiting+l.executing+l.seats+l.waitingSeats != 0 {
