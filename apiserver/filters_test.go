@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,7 +30,9 @@ import (
 	"proa.dev/apiserver/audit"
 	"proa.dev/apiserver/auth"
 	"proa.dev/apiserver/fair"
+	"proa.dev/internal/await"
 	"proa.dev/kind"
+	"proa.dev/store/storetest"
 )
 
 // audited starts a server that records by the policy, and returns how to read
@@ -68,19 +71,6 @@ func audited(t *testing.T, policy string, change func(*apiserver.Config)) (*apit
 			out = append(out, e)
 		}
 		return out
-	}
-}
-
-// eventually polls until f says yes.
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if f() {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("not within 10s: %s", what)
-		}
 	}
 }
 
@@ -147,7 +137,7 @@ rules:
 		t.Error("an answer without Audit-ID")
 	}
 	got := map[string]auditv1.Event{}
-	eventually(t, "five events", func() bool {
+	await.True(t, 10*time.Second, "five events", func() bool {
 		list := events()
 		for _, e := range list {
 			key := e.Verb + " " + e.RequestURI + " " + e.User.Username
@@ -190,7 +180,7 @@ rules:
 	}
 	// Bad credentials: one event, at ResponseStarted, without a user.
 	do("GET", "/api/v1/pods?limit=1", "", "", "Authorization", "Bearer bad")
-	eventually(t, "the event of bad credentials", func() bool {
+	await.True(t, 10*time.Second, "the event of bad credentials", func() bool {
 		n := 0
 		for _, e := range events() {
 			if e.RequestURI == "/api/v1/pods?limit=1" {
@@ -206,7 +196,7 @@ rules:
 	if res := do("POST", "/api/v1/namespaces/default/configmaps", "admin", `{"metadata":{"name":"boom"}}`); res.StatusCode != 500 {
 		t.Errorf("panic: %d, want 500", res.StatusCode)
 	}
-	eventually(t, "the event of the panic", func() bool {
+	await.True(t, 10*time.Second, "the event of the panic", func() bool {
 		return slices.ContainsFunc(events(), func(e auditv1.Event) bool {
 			return e.Stage == auditv1.StagePanic && e.ResponseStatus.Code == 500 && strings.Contains(e.ResponseStatus.Message, "APIServer panic'd: boom")
 		})
@@ -226,42 +216,42 @@ func TestAuditStages(t *testing.T) {
 	}
 	call(t, c, "GET", "/api/v1/configmaps?watch=1&timeoutSeconds=1", "", "", "")
 	call(t, c, "GET", "/api/v1/configmaps", "", "", "")
-	eventually(t, "all stages", func() bool {
+	await.True(t, 10*time.Second, "all stages", func() bool {
 		return slices.Equal(stages("watch"), []auditv1.Stage{auditv1.StageRequestReceived, auditv1.StageResponseStarted, auditv1.StageResponseComplete}) &&
 			slices.Equal(stages("list"), []auditv1.Stage{auditv1.StageRequestReceived, auditv1.StageResponseComplete})
 	})
 }
 
-// slowAuthz makes each request of users with a prefix take a while.
-func slowAuthz(d time.Duration, user string) auth.Authorizer { return slowly{d, user} }
-
-type slowly struct {
-	d    time.Duration
+// gate is an authorizer that allows all; requests of one user wait in it until they
+// are let through, one for each value of pass and all when it is closed.
+type gate struct {
 	user string
+	in   atomic.Int64 // requests of the user that came so far
+	pass chan struct{}
 }
 
-func (s slowly) Authorize(ctx context.Context, a auth.Attributes) (auth.Decision, string, error) {
-	if strings.HasPrefix(a.User.Name, s.user) {
+func (g *gate) Authorize(ctx context.Context, a auth.Attributes) (auth.Decision, string, error) {
+	if a.User.Name == g.user {
+		g.in.Add(1)
 		select {
-		case <-time.After(s.d):
+		case <-g.pass:
 		case <-ctx.Done():
 		}
 	}
 	return auth.Allow, "", nil
 }
 
-// TestFairness: a client that floods with 200 parallel requests does not harm
-// another's latency; with the two bounds only it does. Each request works 20 ms.
+// A client that floods with 200 parallel requests, all of which work until the test
+// lets them go on, does not keep another's request from its turn; with the two
+// bounds of requests alone it does.
 func TestFairness(t *testing.T) {
-	worst := func(fairly bool) (worst time.Duration, sent429 int) {
+	flood := func(t *testing.T, f *fair.Dispatcher) (noisy *gate, get func(user string) (code int)) {
+		noisy = &gate{user: "noisy", pass: make(chan struct{})}
 		c := apitest.Start(t, func(cfg *apiserver.Config) {
 			cfg.MaxInFlight, cfg.MaxMutatingInFlight = 20, 20
-			cfg.Authz = slowAuthz(20*time.Millisecond, "")
-			if fairly {
-				cfg.Fair = fair.New(fair.Config{Seats: 40})
-			}
+			cfg.Authz, cfg.Fair = noisy, f
 		})
-		get := func(user string) int {
+		get = func(user string) int {
 			req, _ := http.NewRequest("GET", c.HTTP.URL+"/api/v1/namespaces/default/configmaps", nil)
 			req.Header.Set("Authorization", "Bearer "+user)
 			res, err := c.HTTP.Client().Do(req)
@@ -272,56 +262,109 @@ func TestFairness(t *testing.T) {
 			res.Body.Close()
 			return res.StatusCode
 		}
-		get("quiet") // the handshake is no part of it
 		stop := make(chan struct{})
 		var all sync.WaitGroup
 		for range 200 {
 			all.Go(func() {
-				for {
+				for get("noisy") == 200 { // what is sent away stays away: the others are there still
 					select {
 					case <-stop:
 						return
 					default:
-						if get("noisy") == 429 {
-							time.Sleep(5 * time.Millisecond)
-						}
 					}
 				}
 			})
 		}
-		defer all.Wait()
-		defer close(stop)
-		for range 20 {
-			began := time.Now()
-			for get("quiet") == 429 {
-				sent429++
-				if time.Since(began) > 5*time.Second {
-					break
-				}
-				time.Sleep(time.Millisecond)
+		t.Cleanup(func() {
+			close(stop)
+			close(noisy.pass)
+			all.Wait()
+		})
+		return noisy, get
+	}
+	const quiet = 20 // requests of the quiet client, one after the other
+	t.Run("with", func(t *testing.T) {
+		clock := storetest.NewClock() // what a request has used of its seat is the test's, too
+		f := fair.New(fair.Config{Seats: 40, Clock: clock})
+		waiting := func(user string) int {
+			var b strings.Builder
+			if ok, err := f.Dump(&b, "dump_requests", true); !ok || err != nil {
+				t.Fatal(ok, err)
 			}
-			worst = max(worst, time.Since(began))
+			n := 0
+			for line := range strings.Lines(b.String()) {
+				cells := strings.Split(line, ",") // level, schema, queue, place in it (-1: works), distinguisher
+				if len(cells) > 4 && strings.TrimSpace(cells[4]) == user && strings.TrimSpace(cells[3]) != "-1" {
+					n++
+				}
+			}
+			return n
 		}
-		return worst, sent429
-	}
-	with, refused := worst(true)
-	without, refusedWithout := worst(false)
-	t.Logf("quiet client beside 200 noisy requests: worst %v and %d times 429 with fairness, %v and %d without", with, refused, without, refusedWithout)
-	if refused > 0 {
-		t.Errorf("with fairness the quiet client got 429 %d times", refused)
-	}
-	if refusedWithout == 0 && without < 2*with {
-		t.Errorf("without fairness the quiet client was served as well (%v, %v with): the test shows nothing", without, with)
-	}
+		noisy, get := flood(t, f)
+		await.Nil(t, 20*time.Second, "all noisy requests work or wait", func() error {
+			if in, wait := noisy.in.Load(), waiting("noisy"); in == 0 || int(in)+wait != 200 {
+				return fmt.Errorf("%d work, %d wait", in, wait)
+			}
+			return nil
+		})
+		worst := 0
+		for range quiet {
+			code := make(chan int, 1)
+			go func() { code <- get("quiet") }()
+			await.True(t, 20*time.Second, "the quiet request waits", func() bool { return waiting("quiet") == 1 })
+			before := 0 // noisy requests that had their turn before it
+			for served := false; !served; {
+				in := noisy.in.Load()
+				clock.Advance(5 * time.Millisecond)
+				noisy.pass <- struct{}{} // to the one that works longest
+				await.True(t, 20*time.Second, "the next request has its turn", func() bool {
+					select {
+					case got := <-code:
+						if served = true; got != 200 {
+							t.Errorf("with fairness the quiet client got %d", got)
+						}
+					default:
+					}
+					return served || noisy.in.Load() > in
+				})
+				if !served {
+					before++
+				}
+			}
+			worst = max(worst, before)
+		}
+		t.Logf("at most %d noisy requests went before a quiet one", worst)
+		// Queues take turns, and the noisy client has six (the hand of the level). Each
+		// may be a turn behind: then two of its requests come first.
+		if worst > 2*6 {
+			t.Errorf("%d noisy requests went before a quiet one that waited, want 12 at most", worst)
+		}
+	})
+	t.Run("without", func(t *testing.T) {
+		noisy, get := flood(t, nil)
+		await.Nil(t, 20*time.Second, "noisy requests have all places", func() error {
+			if in := noisy.in.Load(); in != 20 {
+				return fmt.Errorf("%d work", in)
+			}
+			return nil
+		})
+		for range quiet {
+			if code := get("quiet"); code != 429 {
+				t.Errorf("without fairness the quiet client got %d: the test shows nothing", code)
+			}
+		}
+	})
 }
 
 // TestTooMany: what is sent away gets upstream's answer and headers.
 func TestTooMany(t *testing.T) {
+	jane := &gate{user: "jane", pass: make(chan struct{})}
 	c := apitest.Start(t, func(cfg *apiserver.Config) {
 		cfg.Fair = fair.New(fair.Config{Seats: 1, WaitLimit: 20 * time.Millisecond})
-		cfg.Authz = slowAuthz(300*time.Millisecond, "jane")
+		cfg.Authz = jane
 	})
 	var all sync.WaitGroup
+	var sentAway sync.Once
 	var mu sync.Mutex
 	var refused *http.Response
 	var text string
@@ -339,6 +382,7 @@ func TestTooMany(t *testing.T) {
 				mu.Lock()
 				refused, text = res, string(body)
 				mu.Unlock()
+				sentAway.Do(func() { close(jane.pass) }) // the one with the seat has shown that it is taken
 			}
 		})
 	}
@@ -447,8 +491,8 @@ func TestVanishedWatchers(t *testing.T) {
 		t.Errorf("apiserver_longrunning_requests: %s, want 20", got)
 	}
 	cancel()
-	eventually(t, "no watch is left", func() bool { return running() == "0" })
-	eventually(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= base+10 })
+	await.True(t, 10*time.Second, "no watch is left", func() bool { return running() == "0" })
+	await.True(t, 10*time.Second, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= base+10 })
 }
 
 // TestMetricNames: dashboards and alerts find the names and labels they key on.
@@ -563,25 +607,25 @@ func TestKeeper(t *testing.T) {
 	running.Go(func() { k.Run(ctx) })
 	defer running.Wait()
 	defer cancel()
-	eventually(t, "all objects", func() bool {
+	await.True(t, 10*time.Second, "all objects", func() bool {
 		s := c.View.Snapshot()
 		return s.Len(kind.FlowSchema) == 11 && s.Len(kind.PriorityLevelConfiguration) == 8
 	})
 	if code, _, body := call(t, c, "DELETE", "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/catch-all", "", "", ""); code != 200 {
 		t.Fatalf("delete: %d %s", code, body)
 	}
-	eventually(t, "the mandatory schema is back", func() bool { return c.View.Snapshot().Get(kind.FlowSchema, "", "catch-all") != nil })
+	await.True(t, 10*time.Second, "the mandatory schema is back", func() bool { return c.View.Snapshot().Get(kind.FlowSchema, "", "catch-all") != nil })
 	code, _, body := call(t, c, "POST", "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas", "", "application/json", `{"metadata":{"name":"lost"},"spec":{"matchingPrecedence":77,"priorityLevelConfiguration":{"name":"nowhere"},
 		"rules":[{"subjects":[{"kind":"User","user":{"name":"x"}}],"nonResourceRules":[{"verbs":["*"],"nonResourceURLs":["*"]}]}]}}`)
 	if code != 201 {
 		t.Fatalf("create: %d %s", code, body)
 	}
-	eventually(t, "the schema is dangling", func() bool {
+	await.True(t, 10*time.Second, "the schema is dangling", func() bool {
 		_, _, body := call(t, c, "GET", "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/lost", "", "", "")
 		return strings.Contains(body, `"type":"Dangling","status":"True"`)
 	})
 	// The headers name the objects.
-	eventually(t, "headers with UIDs", func() bool {
+	await.True(t, 10*time.Second, "headers with UIDs", func() bool {
 		_, h, _ := call(t, c, "GET", "/api/v1/configmaps", "", "", "")
 		s := c.View.Snapshot()
 		return h.Get("X-Kubernetes-PF-FlowSchema-UID") == string(s.Get(kind.FlowSchema, "", "exempt").GetUID()) &&
