@@ -95,6 +95,7 @@ func BenchmarkFanOut(b *testing.B) {
 	short, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var got atomic.Int64
+	want, reached := int64(b.N)*watchers, make(chan struct{})
 	var all sync.WaitGroup
 	for range watchers {
 		w, err := h.Do(short, http.MethodGet, "/api/v1/configmaps", map[string][]string{"watch": {"1"}}, "application/vnd.kubernetes.protobuf;stream=watch", "", nil)
@@ -113,7 +114,9 @@ func BenchmarkFanOut(b *testing.B) {
 				if _, err := io.ReadFull(w.Body, buf[:n]); err != nil {
 					return
 				}
-				got.Add(1)
+				if got.Add(1) == want {
+					close(reached)
+				}
 			}
 		})
 	}
@@ -126,12 +129,10 @@ func BenchmarkFanOut(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	limit := time.Now().Add(time.Minute)
-	for got.Load() < int64(b.N)*watchers {
-		if time.Now().After(limit) {
-			b.Fatalf("%d of %d events", got.Load(), int64(b.N)*watchers)
-		}
-		time.Sleep(time.Millisecond)
+	select {
+	case <-reached:
+	case <-time.After(time.Minute):
+		b.Fatalf("%d of %d events in a minute", got.Load(), want)
 	}
 	b.ReportMetric(float64(got.Load())/b.Elapsed().Seconds(), "events/s")
 	cancel()
