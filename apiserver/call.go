@@ -2,11 +2,9 @@ package apiserver
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -18,6 +16,7 @@ import (
 	"proa.dev/apiserver/admit"
 	"proa.dev/apiserver/audit"
 	"proa.dev/apiserver/auth"
+	"proa.dev/internal/suffix"
 	"proa.dev/internal/uuid"
 	"proa.dev/kind"
 	"proa.dev/store"
@@ -260,28 +259,7 @@ func statusError(err error) *apierrors.StatusError {
 
 func (s *Server) newUID() types.UID { return types.UID(uuid.New(s.rand)) }
 
-// suffixAlphabet leaves out vowels and what looks alike, so that no words arise
-// (apimachinery util/rand).
-const suffixAlphabet = "bcdfghjklmnpqrstvwxz2456789"
-
-// maxNameBase is how much of generateName is kept: names have 63 bytes at most.
-const maxNameBase = 63 - 5
-
-func (s *Server) generateName(base string) string {
-	if len(base) > maxNameBase {
-		base = base[:maxNameBase]
-	}
-	var b strings.Builder
-	b.WriteString(base)
-	var r [8]byte
-	s.rand.Read(r[:])
-	n := binary.LittleEndian.Uint64(r[:])
-	for range 5 {
-		b.WriteByte(suffixAlphabet[n%uint64(len(suffixAlphabet))])
-		n /= uint64(len(suffixAlphabet))
-	}
-	return b.String()
-}
+func (s *Server) generateName(base string) string { return suffix.Append(base, s.rand.Uint64()) }
 
 // now is the time for objects: whole seconds, as the API shows them.
 func (s *Server) now() metav1.Time { return metav1.NewTime(s.clock.Now().Truncate(time.Second)) }

@@ -13,6 +13,7 @@ import (
 
 	"proa.dev/apiserver/auth"
 	"proa.dev/env"
+	"proa.dev/internal/suffix"
 	"proa.dev/kind"
 	"proa.dev/view"
 )
@@ -176,23 +177,11 @@ func mountToken(p *corev1.Pod, rand env.Rand) {
 
 func freshVolume(p *corev1.Pod, rand env.Rand) string {
 	for {
-		name := "kube-api-access-" + suffix(rand)
+		name := suffix.Append("kube-api-access-", rand.Uint64())
 		if !slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == name }) {
 			return name
 		}
 	}
-}
-
-// suffix is five characters of the alphabet that generated names use: no vowels,
-// and nothing that looks like another character.
-func suffix(rand env.Rand) string {
-	const alphabet = "bcdfghjklmnpqrstvwxz2456789"
-	b := make([]byte, 5)
-	rand.Read(b)
-	for i := range b {
-		b[i] = alphabet[int(b[i])%len(alphabet)]
-	}
-	return string(b)
 }
 
 // tolerationSeconds is how long a pod stays on a node that is not ready or cannot

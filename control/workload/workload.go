@@ -18,12 +18,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"proa.dev/act"
+	"proa.dev/internal/suffix"
 	"proa.dev/kind"
 	"proa.dev/view"
 )
-
-// alphabet of generated names: no vowels, nothing that looks like another.
-const alphabet = "bcdfghjklmnpqrstvwxz2456789"
 
 // Name is prefix and five characters derived from a seed: the owner's UID, the
 // snapshot's revision and a counter give the same name for the same plan and
@@ -31,16 +29,7 @@ const alphabet = "bcdfghjklmnpqrstvwxz2456789"
 func Name(prefix string, uid types.UID, revision int64, n int) string {
 	h := fnv.New64a()
 	fmt.Fprintf(h, "%s/%d/%d", uid, revision, n)
-	v := h.Sum64()
-	b := make([]byte, 5)
-	for i := range b {
-		b[i] = alphabet[v%uint64(len(alphabet))]
-		v /= uint64(len(alphabet))
-	}
-	if len(prefix) > 58 {
-		prefix = prefix[:58]
-	}
-	return prefix + string(b)
+	return suffix.Append(prefix, h.Sum64())
 }
 
 // FreshName is a Name that no object of kind k in the namespace has in s; n is
