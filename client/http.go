@@ -30,6 +30,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"proa.dev/client/wire"
+	"proa.dev/env"
 	"proa.dev/kind"
 )
 
@@ -48,6 +49,8 @@ type HTTPConfig struct {
 	// Timeout of one request that is not a watch (0: 60 s).
 	Timeout   time.Duration
 	UserAgent string
+	// Clock times the pauses that a busy server asks for; nil: the machine's.
+	Clock env.Clock
 	// Dial, if set, replaces the net dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -86,6 +89,9 @@ func NewHTTP(cfg HTTPConfig) (*HTTP, error) {
 	}
 	if c.cfg.UserAgent == "" {
 		c.cfg.UserAgent = "proa"
+	}
+	if c.cfg.Clock == nil {
+		c.cfg.Clock = env.SystemClock()
 	}
 	dial := cfg.Dial
 	if dial == nil {
@@ -187,14 +193,10 @@ func (c *HTTP) Do(ctx context.Context, method, path string, query url.Values, ac
 				wait = min(time.Duration(s)*time.Second, 30*time.Second)
 			}
 			resp.Body.Close()
-			t := time.NewTimer(wait)
-			select {
-			case <-t.C:
-				continue
-			case <-ctx.Done():
-				t.Stop()
+			if !env.Sleep(ctx, c.cfg.Clock, wait) {
 				return nil, ctx.Err()
 			}
+			continue
 		}
 		if resp.StatusCode >= 200 && resp.StatusCode < 300 {
 			return resp, nil

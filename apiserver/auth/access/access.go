@@ -146,6 +146,9 @@ func New(c Config) (*Access, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	if c.Retry.Clock == nil {
+		c.Retry.Clock = c.Clock
+	}
 	a := &Access{c: c, rbac: &auth.RBAC{View: c.View}, wake: make(chan struct{}, 1)}
 	if c.AuthenticationFile != "" && (c.OIDC != nil || c.Anonymous != nil) {
 		return nil, errors.New("authentication: a configuration file and the flags --oidc-* or --anonymous-auth exclude each other; say all in the file")

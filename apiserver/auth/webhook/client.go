@@ -23,12 +23,15 @@ import (
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"proa.dev/env"
 )
 
 // Retry of questions; the zero value is upstream's.
 type Retry struct {
 	First time.Duration // before the second try; 0: 500 ms
 	Tries int           // 0: 5
+	Clock env.Clock     // of the pauses; nil: the machine's
 }
 
 const maxAnswer = 1 << 20
@@ -59,6 +62,9 @@ func open(path string, timeout time.Duration, retry Retry) (*service, error) {
 	}
 	if retry.First == 0 {
 		retry.First = 500 * time.Millisecond
+	}
+	if retry.Clock == nil {
+		retry.Clock = env.SystemClock()
 	}
 	if retry.Tries == 0 {
 		retry.Tries = 5
@@ -93,11 +99,7 @@ func (s *service) ask(ctx context.Context, question, answer any) error {
 		if !again || try >= s.retry.Tries || ctx.Err() != nil {
 			return err
 		}
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
+		if !env.Sleep(ctx, s.retry.Clock, wait) {
 			return fmt.Errorf("%w (%w)", ctx.Err(), err)
 		}
 		wait += wait / 2

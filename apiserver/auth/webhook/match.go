@@ -25,9 +25,9 @@ type program struct {
 // maxConditions of one webhook.
 const maxConditions = 64
 
-// env declares the variable request; it takes 10 ms to make, so it is made when
+// language declares the variable request; it takes 10 ms to make, so it is made when
 // the first condition is compiled.
-var env = sync.OnceValues(func() (*celgo.Env, error) {
+var language = sync.OnceValues(func() (*celgo.Env, error) {
 	object := func(name string, fields ...*apicel.DeclField) *apicel.DeclType {
 		m := make(map[string]*apicel.DeclField, len(fields))
 		for _, f := range fields {
@@ -70,7 +70,7 @@ func NewMatcher(expressions []string) (*Matcher, error) {
 	if len(expressions) > maxConditions {
 		return nil, fmt.Errorf("matchConditions: Too many: %d: must have at most %d items", len(expressions), maxConditions)
 	}
-	e, err := env()
+	e, err := language()
 	if err != nil {
 		return nil, fmt.Errorf("make CEL environment: %w", err)
 	}
