@@ -207,7 +207,8 @@ func (q *request) context() context.Context {
 // does not read has gone by then.
 const slowWrite = time.Minute
 
-// guard ends writes that do not move. It costs nothing in between.
+// guard ends writes that do not move. It costs nothing in between. Its time is the
+// machine's, as that of the connection.
 type guard struct {
 	rc    *http.ResponseController
 	timer *time.Timer

@@ -233,7 +233,7 @@ func (q *request) watchWebSocket(ctx context.Context, src *source, enc *watchEnc
 			if q.choice.Format == wire.Protobuf {
 				data = data[4:] // messages have their own length
 			}
-			conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
+			conn.SetWriteDeadline(time.Now().Add(10 * time.Second)) // connections know the machine's clock only
 			if err := conn.WriteMessage(typ, data); err != nil {
 				return err
 			}

@@ -563,7 +563,7 @@ func (s *Server) serve(ctx context.Context, l Listener) error {
 		quiet := make(chan struct{})
 		go func() {
 			defer close(quiet)
-			calm(end, &inWork)
+			calm(end, s.cfg.Clock, &inWork)
 			cancel()
 		}()
 		if web.Shutdown(end) != nil {
@@ -589,16 +589,9 @@ func (s *Server) serve(ctx context.Context, l Listener) error {
 
 // calm returns when nothing has been in work for a while: clients of HTTP/2 stay
 // connected, and Shutdown would wait a second for them.
-func calm(ctx context.Context, inWork *atomic.Int64) {
+func calm(ctx context.Context, clock env.Clock, inWork *atomic.Int64) {
 	const looks = 5 // the last answers are on their way
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for quiet := 0; quiet < looks; {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
+	for quiet := 0; quiet < looks && env.Sleep(ctx, clock, 10*time.Millisecond); {
 		if quiet++; inWork.Load() > 0 {
 			quiet = 0
 		}

@@ -96,9 +96,9 @@ func (w *webhook) run(ctx context.Context) {
 	sending, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() {
-		t := time.AfterFunc(lastWords, cancel)
-		<-sending.Done()
-		t.Stop()
+		if env.Sleep(sending, w.log.clock, lastWords) {
+			cancel()
+		}
 	})
 	defer stop()
 	for {

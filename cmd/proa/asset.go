@@ -61,10 +61,7 @@ func withParent(ctx context.Context) (context.Context, context.CancelFunc) {
 		}
 		for ctx.Err() == nil && unix.Getppid() == parent {
 			if fd < 0 || err != nil {
-				select {
-				case <-time.After(200 * time.Millisecond):
-				case <-ctx.Done():
-				}
+				env.Sleep(ctx, env.SystemClock(), 200*time.Millisecond)
 				continue
 			}
 			// Readable when the parent has ended.

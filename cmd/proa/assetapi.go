@@ -337,10 +337,7 @@ func etcdStore(ctx context.Context, t *flagTable, wait time.Duration) (core.Open
 			case time.Now().After(until):
 				return nil, fmt.Errorf("reach etcd: %w", err)
 			}
-			select {
-			case <-time.After(20 * time.Millisecond):
-			case <-ctx.Done():
-			}
+			env.Sleep(ctx, env.SystemClock(), 20*time.Millisecond)
 		}
 	}
 	return etcdClient(t)
@@ -356,9 +353,7 @@ func patient(open core.Opener, wait time.Duration) core.Opener {
 			if !errors.As(err, &locked) || time.Now().After(until) {
 				return st, err
 			}
-			select {
-			case <-time.After(20 * time.Millisecond):
-			case <-ctx.Done():
+			if !env.Sleep(ctx, env.SystemClock(), 20*time.Millisecond) {
 				return nil, ctx.Err()
 			}
 		}

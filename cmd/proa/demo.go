@@ -30,6 +30,7 @@ import (
 	"proa.dev/cluster/kubeconfig"
 	"proa.dev/ctl/demo"
 	"proa.dev/engine/image"
+	"proa.dev/env"
 	"proa.dev/examples/dockercoins"
 	"proa.dev/kind"
 )
@@ -273,10 +274,8 @@ func answers(ctx context.Context, address string) (host string, err error) {
 		if ctx.Err() == nil || last == nil {
 			last = err
 		}
-		select {
-		case <-ctx.Done():
+		if !env.Sleep(ctx, env.SystemClock(), 100*time.Millisecond) {
 			return "", fmt.Errorf("open the page at %s: %w; the pods are ready, so look at the network: `proa doctor`", address, last)
-		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }

@@ -20,6 +20,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"proa.dev/env"
 )
 
 // manifestTypes is what the store understands, as an Accept header.
@@ -450,9 +452,7 @@ func (b *blobReader) again(cause error) error {
 			}
 			return fmt.Errorf("%s: broke off after %d of %d bytes: %w", bare(&b.url), b.offset, b.size, cause)
 		}
-		select {
-		case <-time.After(wait):
-		case <-b.ctx.Done():
+		if !env.Sleep(b.ctx, env.SystemClock(), wait) { // registries live in the machine's time
 			return context.Cause(b.ctx)
 		}
 		wait *= 3

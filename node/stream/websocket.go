@@ -101,6 +101,8 @@ func (w channelWriter) Write(p []byte) (int, error) {
 	return sent, nil
 }
 
+// send writes one message. The deadlines here are of the machine's clock, the only
+// one that connections know.
 func (c *channelConn) send(ch byte, p []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
