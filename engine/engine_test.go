@@ -24,16 +24,6 @@ import (
 
 var ctx = context.Background()
 
-// eventually polls a condition.
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for end := time.Now().Add(15 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-	}
-}
-
 func TestRunOne(t *testing.T) {
 	r := newRig(t)
 	sb, sc := r.pod(nil)
@@ -177,7 +167,7 @@ func TestStop(t *testing.T) {
 	own.StopSignal = runtimeapi.Signal_SIGNAL_SIGUSR1
 	usr1 := r.run(sb, sc, own)
 	for _, id := range []string{polite, usr1} {
-		eventually(t, "trap is set", func() bool { return strings.Contains(logText(t, r.status(id).LogPath), "up") })
+		await.True(t, 15*time.Second, "trap is set", func() bool { return strings.Contains(logText(t, r.status(id).LogPath), "up") })
 	}
 	for id, want := range map[string]int32{polite: 7, usr1: 9, deaf: 137} {
 		if _, err := r.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: 1}); err != nil {
@@ -276,14 +266,14 @@ func TestLog(t *testing.T) {
 	}
 	id := r.run(sb, sc, shell("while :; do echo tick; sleep 0.02; done"))
 	path := r.status(id).LogPath
-	eventually(t, "first tick", func() bool { return strings.Contains(logText(t, path), "tick") })
+	await.True(t, 15*time.Second, "first tick", func() bool { return strings.Contains(logText(t, path), "tick") })
 	if err := os.Rename(path, path+".1"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.ReopenContainerLog(ctx, &runtimeapi.ReopenContainerLogRequest{ContainerId: id}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "tick in the new file", func() bool { return strings.Contains(logText(t, path), "tick") })
+	await.True(t, 15*time.Second, "tick in the new file", func() bool { return strings.Contains(logText(t, path), "tick") })
 }
 
 // startsClock calls started before it makes a timer.
@@ -378,7 +368,7 @@ func TestExec(t *testing.T) {
 		done <- err
 	}()
 	io.WriteString(w, "stty size; echo $TERM\n")
-	eventually(t, "terminal answers", func() bool { return strings.Contains(tty.String(), "xterm") })
+	await.True(t, 15*time.Second, "terminal answers", func() bool { return strings.Contains(tty.String(), "xterm") })
 	if !strings.Contains(tty.String(), "33 90") {
 		t.Errorf("terminal shows %q", tty.String())
 	}
@@ -399,19 +389,21 @@ func TestAttach(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- r.AttachStream(ctx, id, in, &out, &errOut, nil) }()
 	io.WriteString(w, "one\n")
-	eventually(t, "answer", func() bool {
+	await.True(t, 15*time.Second, "answer", func() bool {
 		return strings.Contains(out.String(), "got one") && strings.Contains(errOut.String(), "err one")
 	})
 	watch, stop := context.WithCancel(ctx)
 	gone := make(chan error, 1)
 	go func() { gone <- r.AttachStream(watch, id, nil, &second, nil, nil) }()
-	for i := 0; !strings.Contains(second.String(), "got"); i++ {
-		fmt.Fprintf(w, "more%d\n", i)
-		time.Sleep(20 * time.Millisecond)
-		if i > 500 {
-			t.Fatal("second attachment sees nothing")
+	lines := 0
+	await.Nil(t, 10*time.Second, "the second attachment sees the answers", func() error {
+		if strings.Contains(second.String(), "got") {
+			return nil
 		}
-	}
+		fmt.Fprintf(w, "more%d\n", lines)
+		lines++
+		return fmt.Errorf("it sees %q after %d more lines", second.String(), lines)
+	})
 	stop()
 	if err := <-gone; err != context.Canceled {
 		t.Errorf("cancelled attachment: %v", err)
@@ -448,7 +440,7 @@ func TestPortForward(t *testing.T) {
 	sb, sc := r.pod(nil)
 	r.run(sb, sc, shell("while :; do echo served | nc -l -p 8080; done"))
 	var got []byte
-	eventually(t, "server answers", func() bool {
+	await.True(t, 15*time.Second, "server answers", func() bool {
 		ours, theirs := net.Pipe()
 		done := make(chan error, 1)
 		go func() { done <- r.PortForwardStream(ctx, sb, 8080, theirs) }()
@@ -479,7 +471,7 @@ func TestSharedProcesses(t *testing.T) {
 	}
 	// The child in the background must not outlive its container.
 	a := r.run(sb, sc, shared("sleep 4321 & echo up; while :; do sleep 0.05; done"))
-	eventually(t, "a is up", func() bool { return strings.Contains(logText(t, r.status(a).LogPath), "up") })
+	await.True(t, 15*time.Second, "a is up", func() bool { return strings.Contains(logText(t, r.status(a).LogPath), "up") })
 	got, _ := r.output(sb, sc, shared("echo $$; ps | grep -c 'sleep 432[1]'"))
 	if f := strings.Fields(got); len(f) != 2 || f[0] == "1" || f[1] != "2" {
 		t.Errorf("second container sees %q", got)
@@ -550,7 +542,7 @@ func TestUpdateAndStats(t *testing.T) {
 		t.Errorf("kernel shows %+v", u)
 	}
 	var st *runtimeapi.ContainerStats
-	eventually(t, "a rate and a file", func() bool {
+	await.True(t, 15*time.Second, "a rate and a file", func() bool {
 		resp, err := r.ContainerStats(ctx, &runtimeapi.ContainerStatsRequest{ContainerId: id})
 		if err != nil {
 			t.Fatal(err)
@@ -611,7 +603,7 @@ func TestAdoption(t *testing.T) {
 	pid := r.containers[orphan].pid
 	r.halt()
 	os.WriteFile(filepath.Join(r.dir, "run/sandbox", sb, "shm/go"), nil, 0o644)
-	eventually(t, "exit file", func() bool {
+	await.True(t, 15*time.Second, "exit file", func() bool {
 		_, err := os.Stat(filepath.Join(r.bundleDir(ends), "exit"))
 		return err == nil
 	})
@@ -633,7 +625,7 @@ func TestAdoption(t *testing.T) {
 	if st := r.status(orphan); st.ExitCode != 255 || st.Reason != "Unknown" {
 		t.Errorf("container without monitor is %v", st)
 	}
-	eventually(t, "orphan's process is gone", func() bool {
+	await.True(t, 15*time.Second, "orphan's process is gone", func() bool {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		return err != nil || strings.Contains(string(b), ") Z ")
 	})

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"proa.dev/examples/dockercoins/redis"
+	"proa.dev/internal/await"
 )
 
 func TestTally(t *testing.T) {
@@ -122,15 +123,6 @@ func (s *store) get(name string) int64 {
 	return s.counts[name]
 }
 
-func until(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !cond(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within 20 s", what)
-		}
-	}
-}
-
 // The whole loop over fake services: it counts, lives through rng and Redis being
 // away without losing a count, and counts once more at the end.
 func TestWorker(t *testing.T) {
@@ -170,19 +162,19 @@ func TestWorker(t *testing.T) {
 	defer group.Wait()
 	defer cancel()
 
-	until(t, "first count", func() bool { return db.get("hashes") > 0 && ready() })
+	await.True(t, 20*time.Second, "first count", func() bool { return db.get("hashes") > 0 && ready() })
 	mu.Lock()
 	away = true
 	mu.Unlock()
-	until(t, "rng away", func() bool { return !ready() })
+	await.True(t, 20*time.Second, "rng away", func() bool { return !ready() })
 	mu.Lock()
 	away = false
 	mu.Unlock()
-	until(t, "rng back", ready)
+	await.True(t, 20*time.Second, "rng back", ready)
 	db.set(true)
-	until(t, "redis away", func() bool { return !ready() })
+	await.True(t, 20*time.Second, "redis away", func() bool { return !ready() })
 	db.set(false)
-	until(t, "redis back", ready)
+	await.True(t, 20*time.Second, "redis back", ready)
 	cancel()
 	group.Wait()
 	mu.Lock()
