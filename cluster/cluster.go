@@ -25,6 +25,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -318,9 +319,46 @@ func lockChoice() (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
+// shares says that two servers have their state in one etcd: they are one cluster.
+func (c *Card) shares(o *Card) bool {
+	if c.Etcd == nil || o.Etcd == nil || strings.Trim(c.Etcd.Prefix, "/") != strings.Trim(o.Etcd.Prefix, "/") {
+		return false
+	}
+	return slices.ContainsFunc(c.Etcd.Servers, func(s string) bool { return slices.Contains(o.Etcd.Servers, s) })
+}
+
+// join takes the networks of a server of the same cluster on this machine; those
+// that were named must be the same. One of the two may have a node.
+func (c *Card) join(o *Card) error {
+	for _, n := range []struct {
+		flag      string
+		mine, its *string
+	}{{"--pod-network", &c.PodNetwork, &o.PodNetwork}, {"--service-network", &c.ServiceNetwork, &o.ServiceNetwork}} {
+		if p, err := netip.ParsePrefix(*n.mine); err == nil {
+			*n.mine = p.Masked().String()
+		}
+		if *n.mine != "" && *n.mine != *n.its {
+			return fmt.Errorf("%s %q: server %q has the same etcd and %s; name that", n.flag, *n.mine, o.Name, *n.its)
+		}
+		*n.mine = *n.its
+	}
+	if !c.NoNode && !o.NoNode {
+		return fmt.Errorf("a node on this machine: server %q has the same etcd and a node here; use --no-node", o.Name)
+	}
+	return nil
+}
+
 // chooseNetworks checks the networks that were named and fills in the others.
 func (c Cluster) chooseNetworks(card *Card) error {
 	others := c.others()
+	for i := range others {
+		if card.shares(&others[i]) {
+			if err := card.join(&others[i]); err != nil {
+				return err
+			}
+		}
+	}
+	others = slices.DeleteFunc(others, func(o Card) bool { return card.shares(&o) })
 	var named []netip.Prefix
 	for _, n := range []struct {
 		flag  string

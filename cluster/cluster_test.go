@@ -80,6 +80,38 @@ func TestPrepareKeepsItsCard(t *testing.T) {
 	}
 }
 
+// TestOneEtcd: servers on one etcd are one cluster, on one machine too: their networks
+// are the same and their ports are not.
+func TestOneEtcd(t *testing.T) {
+	roots(t)
+	shared := func(prefix string) *Etcd {
+		return &Etcd{Servers: []string{"https://10.0.0.1:2379"}, Prefix: prefix}
+	}
+	one, err := at(t, "one").Prepare(Settings{Node: "x", Etcd: shared("")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := at(t, "two").Prepare(Settings{Node: "y", NoNode: true, Etcd: shared(""), PodNetwork: one.PodNetwork})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if two.PodNetwork != one.PodNetwork || two.ServiceNetwork != one.ServiceNetwork || two.APIPort == one.APIPort {
+		t.Errorf("the first is %+v, the second %+v", one, two)
+	}
+	if other, err := at(t, "other").Prepare(Settings{Node: "z", NoNode: true, Etcd: shared("/other")}); err != nil || other.ServiceNetwork == one.ServiceNetwork {
+		t.Errorf("with another prefix: %+v, %v", other, err)
+	}
+	for want, s := range map[string]Settings{
+		`--service-network "10.200.0.0/16": server`:      {NoNode: true, ServiceNetwork: "10.200.0.0/16", Etcd: shared("")},
+		`server "one" has the same etcd and a node here`: {Etcd: shared("")},
+	} {
+		s.Node = "w"
+		if _, err := at(t, "three").Prepare(s); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
 func TestPrepareRefuses(t *testing.T) {
 	dir := roots(t)
 	if _, err := at(t, "other").Prepare(Settings{Node: "x", PodNetwork: "10.77.0.0/16", ServiceNetwork: "10.78.0.0/16"}); err != nil {
