@@ -12,6 +12,8 @@ command -v mmdebstrap >/dev/null || list+=(mmdebstrap)
 if [ "${1:-}" = test ]; then
   # tests look at web pages
   command -v chromium >/dev/null || list+=(chromium fonts-dejavu-core)
+  # and list packet rules with the system's own program
+  command -v nft >/dev/null || list+=(nftables)
 fi
 [ ${#list[@]} -eq 0 ] && exit 0
 echo "installing Debian packages: ${list[*]}"
