@@ -2,7 +2,6 @@ package validate
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,18 +17,23 @@ const maxAffinitySeconds = 86400
 var serviceTypes = []corev1.ServiceType{corev1.ServiceTypeClusterIP, corev1.ServiceTypeExternalName, corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeNodePort}
 
 // Service checks a new service, before or after its addresses are allocated.
-func Service(s *corev1.Service) field.ErrorList { return service(s, nil) }
+func Service(s *corev1.Service) field.ErrorList {
+	return append(ObjectMeta(&s.ObjectMeta, true, NameDNSLabel, meta()), service(s, nil)...)
+}
 
+// service checks everything but the metadata. Addresses and ranges that old has
+// are not checked again: older rules allowed others.
 func service(s, old *corev1.Service) field.ErrorList {
-	name := NameDNSLabel
-	if old != nil {
-		name = NamePathSegment // names are not checked again: older rules allowed others
-	}
-	errs := ObjectMeta(&s.ObjectMeta, true, name, meta())
+	var errs field.ErrorList
 	path := spec()
-	var oldIPs []string
+	was := &corev1.Service{}
 	if old != nil {
-		oldIPs = slices.Concat(old.Spec.ExternalIPs, old.Spec.ClusterIPs, []string{old.Spec.LoadBalancerIP})
+		was = old
+	}
+	hints, hinted := s.Annotations[corev1.DeprecatedAnnotationTopologyAwareHints]
+	if mode, ok := s.Annotations[corev1.AnnotationTopologyMode]; ok && hinted && mode != hints {
+		errs = append(errs, field.Invalid(meta().Child("annotations").Key(corev1.AnnotationTopologyMode), mode,
+			fmt.Sprintf("must match annotations[%s] when both are specified", corev1.DeprecatedAnnotationTopologyAwareHints)))
 	}
 
 	if len(s.Spec.Ports) == 0 && !headless(s) && s.Spec.Type != corev1.ServiceTypeExternalName {
@@ -37,12 +41,6 @@ func service(s, old *corev1.Service) field.ErrorList {
 	}
 	switch s.Spec.Type {
 	case corev1.ServiceTypeLoadBalancer:
-		for i := range s.Spec.Ports {
-			// This port is the health check of node components.
-			if s.Spec.Ports[i].Port == 10250 {
-				errs = append(errs, field.Invalid(path.Child("ports").Index(i), s.Spec.Ports[i].Port, "may not expose port 10250 externally since it is used by kubelet"))
-			}
-		}
 		if headless(s) {
 			errs = append(errs, field.Invalid(path.Child("clusterIPs").Index(0), s.Spec.ClusterIPs[0], "may not be set to 'None' for LoadBalancer services"))
 		}
@@ -80,10 +78,10 @@ func service(s, old *corev1.Service) field.ErrorList {
 	} else if s.Spec.SessionAffinity == corev1.ServiceAffinityNone && s.Spec.SessionAffinityConfig != nil {
 		errs = append(errs, field.Forbidden(path.Child("sessionAffinityConfig"), fmt.Sprintf("must not be set when session affinity is %s", corev1.ServiceAffinityNone)))
 	}
-	errs = append(errs, clusterIPs(s, oldIPs)...)
+	errs = append(errs, clusterIPs(s, was.Spec.ClusterIPs)...)
 	for i, ip := range s.Spec.ExternalIPs {
 		p := path.Child("externalIPs").Index(i)
-		if bad := legacyIP(ip, p, oldIPs); len(bad) > 0 {
+		if bad := legacyIP(ip, p, was.Spec.ExternalIPs); len(bad) > 0 {
 			errs = append(errs, bad...)
 		} else {
 			errs = append(errs, nonSpecialIP(ip, p)...)
@@ -91,19 +89,19 @@ func service(s, old *corev1.Service) field.ErrorList {
 	}
 	errs = append(errs, requiredSupported(s.Spec.Type, path.Child("type"), serviceTypes...)...)
 	errs = append(errs, distinctPorts(s)...)
-	errs = append(errs, sourceRanges(s, old)...)
+	errs = append(errs, sourceRanges(s, was)...)
 	if s.Spec.AllocateLoadBalancerNodePorts != nil && s.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		errs = append(errs, field.Forbidden(path.Child("allocateLoadBalancerNodePorts"), "may only be used when `type` is 'LoadBalancer'"))
 	}
 	if s.Spec.Type == corev1.ServiceTypeLoadBalancer && s.Spec.AllocateLoadBalancerNodePorts == nil {
-		errs = append(errs, field.Required(path.Child("allocateLoadBalancerNodePorts"), ""))
+		errs = append(errs, field.Required(field.NewPath("allocateLoadBalancerNodePorts"), ""))
 	}
-	errs = append(errs, loadBalancerClass(s, old)...)
+	errs = append(errs, loadBalancerClass(s)...)
 	return append(errs, trafficPolicies(s)...)
 }
 
 func headless(s *corev1.Service) bool {
-	return len(s.Spec.ClusterIPs) > 0 && s.Spec.ClusterIPs[0] == corev1.ClusterIPNone
+	return len(s.Spec.ClusterIPs) == 1 && s.Spec.ClusterIPs[0] == corev1.ClusterIPNone
 }
 
 func servicePort(port *corev1.ServicePort, requireName bool, names sets.Set[string], path *field.Path) field.ErrorList {
@@ -179,16 +177,18 @@ func distinctPorts(s *corev1.Service) field.ErrorList {
 	return errs
 }
 
+// sourceRanges checks the ranges in the field, or in the annotation that was before
+// it. The path has always begun with a capital letter.
 func sourceRanges(s, old *corev1.Service) field.ErrorList {
 	var errs field.ErrorList
-	path := spec().Child("loadBalancerSourceRanges")
+	path := spec().Child("LoadBalancerSourceRanges")
 	if len(s.Spec.LoadBalancerSourceRanges) > 0 {
 		if s.Spec.Type != corev1.ServiceTypeLoadBalancer {
 			errs = append(errs, field.Forbidden(path, "may only be used when `type` is 'LoadBalancer'"))
 		}
 		var known []string
-		if old != nil {
-			known = old.Spec.LoadBalancerSourceRanges
+		for _, r := range old.Spec.LoadBalancerSourceRanges {
+			known = append(known, strings.TrimSpace(r))
 		}
 		for i, r := range s.Spec.LoadBalancerSourceRanges {
 			// Surrounding spaces were always allowed.
@@ -205,25 +205,18 @@ func sourceRanges(s, old *corev1.Service) field.ErrorList {
 	if s.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		errs = append(errs, field.Forbidden(p, "may only be used when `type` is 'LoadBalancer'"))
 	}
-	if v = strings.TrimSpace(v); v == "" {
+	if v == old.Annotations[key] || strings.TrimSpace(v) == "" {
 		return errs
 	}
 	for r := range strings.SplitSeq(v, ",") {
-		if _, _, err := netutils.ParseCIDRSloppy(strings.TrimSpace(r)); err != nil {
-			errs = append(errs, field.Invalid(p, v, "must be a comma separated list of CIDRs e.g. 192.168.0.0/16,10.0.0.0/8"))
-			break
-		}
+		errs = append(errs, validation.IsValidCIDRForLegacyField(p, strings.TrimSpace(r), true, nil)...)
 	}
 	return errs
 }
 
-func loadBalancerClass(s, old *corev1.Service) field.ErrorList {
+func loadBalancerClass(s *corev1.Service) field.ErrorList {
 	path := spec().Child("loadBalancerClass")
 	class := s.Spec.LoadBalancerClass
-	if old != nil && old.Spec.Type == corev1.ServiceTypeLoadBalancer && s.Spec.Type == corev1.ServiceTypeLoadBalancer &&
-		!equality.Semantic.DeepEqual(class, old.Spec.LoadBalancerClass) {
-		return field.ErrorList{field.Invalid(path, class, "may not change once set")}
-	}
 	if class == nil {
 		return nil
 	}
@@ -246,8 +239,7 @@ func trafficPolicies(s *corev1.Service) field.ErrorList {
 		errs = append(errs, requiredSupported(s.Spec.ExternalTrafficPolicy, path.Child("externalTrafficPolicy"),
 			corev1.ServiceExternalTrafficPolicyCluster, corev1.ServiceExternalTrafficPolicyLocal)...)
 	}
-	needsCheck := s.Spec.Type == corev1.ServiceTypeLoadBalancer && s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
-	if !needsCheck {
+	if !checksHealth(s) {
 		if s.Spec.HealthCheckNodePort != 0 {
 			errs = append(errs, field.Invalid(path.Child("healthCheckNodePort"), s.Spec.HealthCheckNodePort, "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"))
 		}
@@ -268,82 +260,69 @@ func trafficPolicies(s *corev1.Service) field.ErrorList {
 	return errs
 }
 
-func clusterIPs(s *corev1.Service, oldIPs []string) field.ErrorList {
+// clusterIPs checks the addresses of a service and their families. Nothing is said
+// about families as long as an address is wrong.
+func clusterIPs(s *corev1.Service, known []string) field.ErrorList {
 	if s.Spec.Type == corev1.ServiceTypeExternalName {
 		return nil
 	}
 	var errs field.ErrorList
-	path := spec()
-	hasInvalid := false
-	if p := s.Spec.IPFamilyPolicy; p != nil {
-		if bad := supported(*p, path.Child("ipFamilyPolicy"), corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack); len(bad) > 0 {
-			errs = append(errs, bad...)
-		}
-	}
-	if len(s.Spec.IPFamilies) > 2 {
-		errs = append(errs, field.Invalid(path.Child("ipFamilies"), s.Spec.IPFamilies, "may only hold up to 2 values"))
+	path := spec().Child("clusterIPs")
+	ips := s.Spec.ClusterIPs
+	switch {
+	case s.Spec.ClusterIP == "" && len(ips) > 0:
+		errs = append(errs, field.Invalid(path, ips, "must be empty when `clusterIP` is not specified"))
+	case s.Spec.ClusterIP == "":
+	case len(ips) == 0:
+		errs = append(errs, field.Required(path, ""))
+	case ips[0] != s.Spec.ClusterIP:
+		errs = append(errs, field.Invalid(path, ips, "first value must match `clusterIP`"))
 	}
 	seen := sets.New[corev1.IPFamily]()
 	for i, f := range s.Spec.IPFamilies {
-		p := path.Child("ipFamilies").Index(i)
-		if bad := supported(f, p, corev1.IPv4Protocol, corev1.IPv6Protocol); len(bad) > 0 {
-			errs = append(errs, bad...)
-			hasInvalid = true
-			continue
-		}
+		p := spec().Child("ipFamilies").Index(i)
+		errs = append(errs, supported(f, p, corev1.IPv4Protocol, corev1.IPv6Protocol)...)
 		if seen.Has(f) {
 			errs = append(errs, field.Duplicate(p, f))
-			hasInvalid = true
 		}
 		seen.Insert(f)
 	}
-	if len(s.Spec.ClusterIPs) > 0 {
-		if s.Spec.ClusterIP == "" {
-			errs = append(errs, field.Required(path.Child("clusterIP"), "must be specified if `clusterIPs` is not empty"))
-			hasInvalid = true
-		} else if s.Spec.ClusterIPs[0] != s.Spec.ClusterIP {
-			errs = append(errs, field.Invalid(path.Child("clusterIPs"), s.Spec.ClusterIPs, "first value must match `clusterIP`"))
-			hasInvalid = true
-		}
-	} else if s.Spec.ClusterIP != "" {
-		errs = append(errs, field.Invalid(path.Child("clusterIPs"), s.Spec.ClusterIPs, "element [0] must match `clusterIP`"))
-		hasInvalid = true
+	if p := s.Spec.IPFamilyPolicy; p != nil {
+		errs = append(errs, supported(*p, spec().Child("ipFamilyPolicy"),
+			corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack, corev1.IPFamilyPolicySingleStack)...)
 	}
-	if len(s.Spec.ClusterIPs) > 2 {
-		errs = append(errs, field.Invalid(path.Child("clusterIPs"), s.Spec.ClusterIPs, "may only hold up to 2 values"))
-		hasInvalid = true
-	}
-	for i, ip := range s.Spec.ClusterIPs {
+	wrong := false
+	for i, ip := range ips {
 		if i == 0 && ip == corev1.ClusterIPNone {
-			if len(s.Spec.ClusterIPs) > 1 {
-				hasInvalid = true
-				errs = append(errs, field.Invalid(path.Child("clusterIPs"), s.Spec.ClusterIPs, "may not be set to `None` if another value is specified"))
+			if len(ips) > 1 {
+				wrong = true
+				errs = append(errs, field.Invalid(path, ips, "'None' must be the first and only value"))
 			}
 			continue
 		}
-		if bad := legacyIP(ip, path.Child("clusterIPs").Index(i), oldIPs); len(bad) > 0 {
-			errs = append(errs, bad...)
-			hasInvalid = true
-		}
+		bad := legacyIP(ip, path.Index(i), known)
+		wrong = wrong || len(bad) > 0
+		errs = append(errs, bad...)
 	}
-	if len(s.Spec.ClusterIPs) > 0 && s.Spec.ClusterIPs[0] == corev1.ClusterIPNone {
+	if len(ips) > 2 {
+		errs = append(errs, field.Invalid(path, ips, "may only hold up to 2 values"))
+	}
+	if wrong {
 		return errs
 	}
-	if len(s.Spec.ClusterIPs) == 2 && !hasInvalid {
-		if dual, err := netutils.IsDualStackIPStrings(s.Spec.ClusterIPs); err == nil && !dual {
-			errs = append(errs, field.Invalid(path.Child("clusterIPs"), s.Spec.ClusterIPs, "may specify no more than one IP for each IP family"))
+	if len(ips) > 1 {
+		if dual, err := netutils.IsDualStackIPStrings(ips); err != nil || !dual {
+			errs = append(errs, field.Invalid(path, ips, "may specify no more than one IP for each IP family"))
 		}
 	}
-	if hasInvalid || len(s.Spec.IPFamilies) == 0 {
+	if headless(s) {
 		return errs
 	}
-	for i, ip := range s.Spec.ClusterIPs {
-		if i > len(s.Spec.IPFamilies)-1 {
-			break
-		}
+	for i, ip := range ips[:min(len(ips), len(s.Spec.IPFamilies))] {
+		want := s.Spec.IPFamilies[i]
 		v6 := netutils.IsIPv6String(ip)
-		if (v6 && s.Spec.IPFamilies[i] == corev1.IPv4Protocol) || (!v6 && s.Spec.IPFamilies[i] == corev1.IPv6Protocol) {
-			errs = append(errs, field.Invalid(path.Child("clusterIPs").Index(i), ip, fmt.Sprintf("expected an %v value as indicated by `ipFamilies[%v]`", s.Spec.IPFamilies[i], i)))
+		if v6 && want == corev1.IPv4Protocol || !v6 && want == corev1.IPv6Protocol {
+			errs = append(errs, field.Invalid(path.Index(i), ip, fmt.Sprintf("expected an %v value as indicated by `ipFamilies[%v]`", want, i)))
 		}
 	}
 	return errs
@@ -374,38 +353,90 @@ func nonSpecialIP(value string, path *field.Path) field.ErrorList {
 // ServiceUpdate checks an update of a service.
 func ServiceUpdate(new, old *corev1.Service) field.ErrorList {
 	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
-	errs = append(errs, clusterIPUpdate(new, old)...)
-	// An IP family may be added or taken away as the last one; the first stays.
-	if keepsIP(new) && keepsIP(old) && len(old.Spec.IPFamilies) > 0 && len(new.Spec.IPFamilies) > 0 && old.Spec.IPFamilies[0] != new.Spec.IPFamilies[0] && !headlessWithoutSelector(new) {
-		errs = append(errs, field.Invalid(spec().Child("ipFamilies").Index(0), new.Spec.IPFamilies, "may not change once set"))
+	if new.Spec.Type != corev1.ServiceTypeExternalName && old.Spec.Type != corev1.ServiceTypeExternalName {
+		errs = append(errs, clusterIPUpdate(new, old)...)
+		errs = append(errs, familyUpdate(new, old)...)
+	}
+	if n, o := new.Spec.LoadBalancerClass, old.Spec.LoadBalancerClass; isLoadBalancer(new) && isLoadBalancer(old) && !equality.Semantic.DeepEqual(n, o) {
+		errs = append(errs, field.Invalid(spec().Child("loadBalancerClass"), n, onceSet))
+	}
+	if checksHealth(new) && checksHealth(old) && new.Spec.HealthCheckNodePort != old.Spec.HealthCheckNodePort {
+		errs = append(errs, field.Forbidden(spec().Child("healthCheckNodePort"), immutable))
 	}
 	return append(errs, service(new, old)...)
 }
 
-func keepsIP(s *corev1.Service) bool { return s.Spec.Type != corev1.ServiceTypeExternalName }
+const onceSet = "may not change once set"
 
-func headlessWithoutSelector(s *corev1.Service) bool {
-	return headless(s) && len(s.Spec.Selector) == 0
+func isLoadBalancer(s *corev1.Service) bool { return s.Spec.Type == corev1.ServiceTypeLoadBalancer }
+
+// checksHealth: nodes answer for the service on a port of its own.
+func checksHealth(s *corev1.Service) bool {
+	return isLoadBalancer(s) && s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 }
 
+// released says that the second address or family was given up without asking for
+// one family only.
+func released(s *corev1.Service, what string) field.ErrorList {
+	if p := s.Spec.IPFamilyPolicy; p == nil || *p != corev1.IPFamilyPolicySingleStack {
+		return field.ErrorList{field.Invalid(spec().Child("ipFamilyPolicy"), p, "must be set to 'SingleStack' when releasing the secondary "+what)}
+	}
+	return nil
+}
+
+// clusterIPUpdate lets a second address come and go; the first one stays.
 func clusterIPUpdate(new, old *corev1.Service) field.ErrorList {
-	if !keepsIP(new) || !keepsIP(old) || len(old.Spec.ClusterIPs) == 0 {
+	if headless(new) && headless(old) {
 		return nil
 	}
 	var errs field.ErrorList
-	path := spec()
+	path := spec().Child("clusterIPs")
 	before, after := old.Spec.ClusterIPs, new.Spec.ClusterIPs
-	if len(after) == 0 {
-		return field.ErrorList{field.Invalid(path.Child("clusterIPs").Index(0), after, "primary clusterIP can not be unset")}
+	if len(before) == len(after) {
+		for i := range before {
+			if before[i] != after[i] {
+				errs = append(errs, field.Invalid(path.Index(i), after, onceSet))
+			}
+		}
+		return errs
 	}
-	if before[0] != after[0] {
-		errs = append(errs, field.Invalid(path.Child("clusterIPs").Index(0), after, "may not change once set"))
+	if len(before) > 0 && len(after) == 0 {
+		errs = append(errs, field.Invalid(path.Index(0), after, "primary clusterIP can not be unset"))
 	}
-	if len(before) > 1 && len(after) == 1 && new.Spec.IPFamilyPolicy != nil && *new.Spec.IPFamilyPolicy != corev1.IPFamilyPolicySingleStack {
-		errs = append(errs, field.Invalid(path.Child("clusterIPs").Index(1), after, "secondary clusterIP can not be unset"))
+	if len(before) > 0 && len(after) > 0 && before[0] != after[0] {
+		errs = append(errs, field.Invalid(path.Index(0), after, onceSet))
 	}
-	if len(before) > 1 && len(after) > 1 && before[1] != after[1] {
-		errs = append(errs, field.Invalid(path.Child("clusterIPs").Index(1), after, "may not change once set"))
+	if len(before) > len(after) && len(after) == 1 {
+		errs = append(errs, released(new, "clusterIP")...)
+	}
+	return errs
+}
+
+// familyUpdate does the same for families. What it shows as the refused value are
+// the addresses where the number of families changed, as the API always did.
+func familyUpdate(new, old *corev1.Service) field.ErrorList {
+	if headless(new) || headless(old) {
+		return nil
+	}
+	var errs field.ErrorList
+	path := spec().Child("ipFamilies").Index(0)
+	before, after := old.Spec.IPFamilies, new.Spec.IPFamilies
+	if len(before) == len(after) {
+		for i := range before {
+			if before[i] != after[i] {
+				errs = append(errs, field.Invalid(path, after, onceSet))
+			}
+		}
+		return errs
+	}
+	if len(before) > len(after) && len(new.Spec.ClusterIPs) == 0 {
+		errs = append(errs, field.Invalid(path, after, "primary ipFamily can not be unset"))
+	}
+	if len(before) > 0 && len(after) > 0 && before[0] != after[0] {
+		errs = append(errs, field.Invalid(path, new.Spec.ClusterIPs, onceSet))
+	}
+	if len(before) > len(after) && len(after) == 1 {
+		errs = append(errs, released(new, "ipFamily")...)
 	}
 	return errs
 }
@@ -423,8 +454,8 @@ func loadBalancerStatus(s, old *corev1.LoadBalancerStatus, ss *corev1.ServiceSpe
 	for _, in := range old.Ingress {
 		known = append(known, in.IP)
 	}
-	if ss.Type != corev1.ServiceTypeLoadBalancer && len(s.Ingress) != 0 && !equality.Semantic.DeepEqual(*s, *old) {
-		return field.ErrorList{field.Forbidden(p, "may only be used when `spec.type` is LoadBalancer")}
+	if ss.Type != corev1.ServiceTypeLoadBalancer && len(s.Ingress) != 0 {
+		return field.ErrorList{field.Forbidden(p, "may only be used when `spec.type` is 'LoadBalancer'")}
 	}
 	for i, in := range s.Ingress {
 		ip := p.Index(i)
