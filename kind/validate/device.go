@@ -7,7 +7,6 @@ import (
 
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -152,31 +151,8 @@ func ResourceClaimUpdate(new, old *resourcev1.ResourceClaim) field.ErrorList {
 // ResourceClaimTemplate checks a new template of claims.
 func ResourceClaimTemplate(t *resourcev1.ResourceClaimTemplate) field.ErrorList {
 	errs := ObjectMeta(&t.ObjectMeta, true, NameDNSSubdomain, meta())
-	m, path := &t.Spec.ObjectMeta, spec().Child("metadata")
-	errs = append(errs, annotations(m.Annotations, path.Child("annotations"))...)
-	errs = append(errs, labels(m.Labels, path.Child("labels"))...)
-	errs = append(errs, onlyLabelsAndAnnotations(m, path)...)
+	errs = append(errs, templateMeta(&t.Spec.ObjectMeta, spec().Child("metadata"))...)
 	return append(errs, deviceClaim(&t.Spec.Spec.Devices, spec().Child("spec", "devices"))...)
-}
-
-// onlyLabelsAndAnnotations refuses everything else in the metadata of a template.
-func onlyLabelsAndAnnotations(m *metav1.ObjectMeta, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	for _, f := range []struct {
-		name string
-		set  bool
-	}{
-		{"name", m.Name != ""}, {"generateName", m.GenerateName != ""}, {"namespace", m.Namespace != ""}, {"selfLink", m.SelfLink != ""},
-		{"uID", m.UID != ""}, {"resourceVersion", m.ResourceVersion != ""}, {"generation", m.Generation != 0},
-		{"creationTimestamp", !m.CreationTimestamp.IsZero()}, {"deletionTimestamp", m.DeletionTimestamp != nil},
-		{"deletionGracePeriodSeconds", m.DeletionGracePeriodSeconds != nil}, {"ownerReferences", len(m.OwnerReferences) > 0},
-		{"finalizers", len(m.Finalizers) > 0}, {"managedFields", len(m.ManagedFields) > 0},
-	} {
-		if f.set {
-			errs = append(errs, field.Forbidden(path.Child(f.name), "cannot be set"))
-		}
-	}
-	return errs
 }
 
 // ResourceClaimTemplateUpdate checks an update of a template: its spec stays.

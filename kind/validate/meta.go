@@ -130,6 +130,12 @@ func labelSelector(sel *metav1.LabelSelector, path *field.Path) field.ErrorList 
 	return metavalidation.ValidateLabelSelector(sel, metavalidation.LabelSelectorValidationOptions{}, path)
 }
 
+// lax lets values of labels pass that the old object has in its selector: they were
+// not checked once.
+func lax(old *metav1.LabelSelector) metavalidation.LabelSelectorValidationOptions {
+	return metavalidation.LabelSelectorValidationOptions{AllowInvalidLabelValueInSelector: len(labelSelector(old, nil)) > 0}
+}
+
 func labels(values map[string]string, path *field.Path) field.ErrorList {
 	return metavalidation.ValidateLabels(values, path)
 }

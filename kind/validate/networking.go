@@ -2,12 +2,12 @@ package validate
 
 import (
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -17,7 +17,7 @@ import (
 // NetworkPolicy checks a new policy.
 func NetworkPolicy(p *networkingv1.NetworkPolicy) field.ErrorList {
 	errs := ObjectMeta(&p.ObjectMeta, true, NameDNSSubdomain, meta())
-	return append(errs, networkPolicySpec(&p.Spec, nil, spec())...)
+	return append(errs, networkPolicySpec(&p.Spec, nil, metavalidation.LabelSelectorValidationOptions{}, spec())...)
 }
 
 // NetworkPolicyUpdate checks an update of a policy.
@@ -37,26 +37,26 @@ func NetworkPolicyUpdate(new, old *networkingv1.NetworkPolicy) field.ErrorList {
 	for _, r := range old.Spec.Egress {
 		note(r.To)
 	}
-	return append(errs, networkPolicySpec(&new.Spec, known, spec())...)
+	return append(errs, networkPolicySpec(&new.Spec, known, lax(&old.Spec.PodSelector), spec())...)
 }
 
-func networkPolicySpec(s *networkingv1.NetworkPolicySpec, known []string, path *field.Path) field.ErrorList {
-	errs := labelSelector(&s.PodSelector, path.Child("podSelector"))
+func networkPolicySpec(s *networkingv1.NetworkPolicySpec, known []string, lax metavalidation.LabelSelectorValidationOptions, path *field.Path) field.ErrorList {
+	errs := metavalidation.ValidateLabelSelector(&s.PodSelector, lax, path.Child("podSelector"))
 	for i, r := range s.Ingress {
 		p := path.Child("ingress").Index(i)
 		errs = append(errs, policyPorts(r.Ports, p.Child("ports"))...)
-		errs = append(errs, policyPeers(r.From, known, p.Child("from"))...)
+		errs = append(errs, policyPeers(r.From, known, lax, p.Child("from"))...)
 	}
 	for i, r := range s.Egress {
 		p := path.Child("egress").Index(i)
 		errs = append(errs, policyPorts(r.Ports, p.Child("ports"))...)
-		errs = append(errs, policyPeers(r.To, known, p.Child("to"))...)
+		errs = append(errs, policyPeers(r.To, known, lax, p.Child("to"))...)
 	}
 	if len(s.PolicyTypes) > 2 {
 		return append(errs, field.Invalid(path.Child("policyTypes"), &s.PolicyTypes, "may not specify more than two policyTypes"))
 	}
 	for i, t := range s.PolicyTypes {
-		errs = append(errs, supported(t, path.Child("policyTypes").Index(i), networkingv1.PolicyTypeEgress, networkingv1.PolicyTypeIngress)...)
+		errs = append(errs, supported(t, path.Child("policyTypes").Index(i), networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress)...)
 	}
 	return errs
 }
@@ -66,11 +66,11 @@ func policyPorts(ports []networkingv1.NetworkPolicyPort, path *field.Path) field
 	for i, port := range ports {
 		p := path.Index(i)
 		if port.Protocol != nil {
-			errs = append(errs, supported(*port.Protocol, p.Child("protocol"), corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
+			errs = append(errs, supported(*port.Protocol, p.Child("protocol"), corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP)...)
 		}
 		if port.Port == nil {
 			if port.EndPort != nil {
-				errs = append(errs, field.Required(p.Child("port"), "must be specified when `endPort` is specified"))
+				errs = append(errs, field.Invalid(p.Child("endPort"), *port.EndPort, "may not be specified when `port` is not specified"))
 			}
 			continue
 		}
@@ -79,7 +79,7 @@ func policyPorts(ports []networkingv1.NetworkPolicyPort, path *field.Path) field
 			continue
 		}
 		if port.Port.Type == intstr.String {
-			errs = append(errs, field.Required(p.Child("port"), "must be numeric when `endPort` is specified"))
+			errs = append(errs, field.Invalid(p.Child("endPort"), *port.EndPort, "may not be specified when `port` is non-numeric"))
 			continue
 		}
 		if *port.EndPort < port.Port.IntVal {
@@ -90,17 +90,17 @@ func policyPorts(ports []networkingv1.NetworkPolicyPort, path *field.Path) field
 	return errs
 }
 
-func policyPeers(peers []networkingv1.NetworkPolicyPeer, known []string, path *field.Path) field.ErrorList {
+func policyPeers(peers []networkingv1.NetworkPolicyPeer, known []string, lax metavalidation.LabelSelectorValidationOptions, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i, peer := range peers {
 		p, count := path.Index(i), 0
 		if peer.PodSelector != nil {
 			count++
-			errs = append(errs, labelSelector(peer.PodSelector, p.Child("podSelector"))...)
+			errs = append(errs, metavalidation.ValidateLabelSelector(peer.PodSelector, lax, p.Child("podSelector"))...)
 		}
 		if peer.NamespaceSelector != nil {
 			count++
-			errs = append(errs, labelSelector(peer.NamespaceSelector, p.Child("namespaceSelector"))...)
+			errs = append(errs, metavalidation.ValidateLabelSelector(peer.NamespaceSelector, lax, p.Child("namespaceSelector"))...)
 		}
 		if peer.IPBlock != nil {
 			count++
@@ -121,12 +121,15 @@ func ipBlock(b *networkingv1.IPBlock, known []string, path *field.Path) field.Er
 	}
 	errs := validation.IsValidCIDRForLegacyField(path.Child("cidr"), b.CIDR, true, known)
 	_, outer, err := netutils.ParseCIDRSloppy(b.CIDR)
+	if err != nil {
+		return errs
+	}
 	for i, e := range b.Except {
 		p := path.Child("except").Index(i)
 		bad := validation.IsValidCIDRForLegacyField(p, e, true, known)
 		errs = append(errs, bad...)
-		_, inner, innerErr := netutils.ParseCIDRSloppy(e)
-		if err != nil || innerErr != nil {
+		_, inner, err := netutils.ParseCIDRSloppy(e)
+		if err != nil {
 			continue
 		}
 		outerBits, _ := outer.Mask.Size()
@@ -142,20 +145,31 @@ const ingressClassAnnotation = "kubernetes.io/ingress.class"
 
 // Ingress checks a new ingress.
 func Ingress(in *networkingv1.Ingress) field.ErrorList {
-	errs := ingress(in)
-	if v, ok := in.Annotations[ingressClassAnnotation]; ok && in.Spec.IngressClassName != nil {
-		errs = append(errs, field.Invalid(meta().Child("annotations").Child(ingressClassAnnotation), v, "can not be set when the class field is also set"))
+	errs := ingress(in, nil)
+	if v, ok := in.Annotations[ingressClassAnnotation]; ok && in.Spec.IngressClassName != nil && v != *in.Spec.IngressClassName {
+		errs = append(errs, field.Invalid(field.NewPath("annotations", ingressClassAnnotation), v, "must match `ingressClassName` when both are specified"))
 	}
 	return errs
 }
 
 // IngressUpdate checks an update of an ingress.
 func IngressUpdate(new, old *networkingv1.Ingress) field.ErrorList {
-	return append(ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta()), ingress(new)...)
+	return append(ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta()), ingress(new, old)...)
 }
 
-func ingress(in *networkingv1.Ingress) field.ErrorList {
+// ingress checks all of it. Rules behind hosts with a wildcard and names of secrets
+// were not checked once: they are not when old has wrong ones.
+func ingress(in, old *networkingv1.Ingress) field.ErrorList {
 	errs := ObjectMeta(&in.ObjectMeta, true, NameDNSSubdomain, meta())
+	laxRules, laxSecrets := false, false
+	if old != nil {
+		laxRules = slices.ContainsFunc(old.Spec.Rules, func(r networkingv1.IngressRule) bool {
+			return strings.Contains(r.Host, "*") && r.HTTP != nil && len(ingressPaths(r.HTTP.Paths, nil)) > 0
+		})
+		laxSecrets = slices.ContainsFunc(old.Spec.TLS, func(t networkingv1.IngressTLS) bool {
+			return t.SecretName != "" && len(NameDNSSubdomain(t.SecretName, false)) > 0
+		})
+	}
 	s, path := &in.Spec, spec()
 	if len(s.Rules) == 0 && s.DefaultBackend == nil {
 		errs = append(errs, field.Invalid(path, s.Rules, "either `defaultBackend` or `rules` must be specified"))
@@ -166,16 +180,17 @@ func ingress(in *networkingv1.Ingress) field.ErrorList {
 	for i := range s.Rules {
 		r, p := &s.Rules[i], path.Child("rules").Index(i)
 		wildcard := strings.Contains(r.Host, "*")
+		if netutils.ParseIPSloppy(r.Host) != nil {
+			errs = append(errs, field.Invalid(p.Child("host"), r.Host, "must be a DNS name, not an IP address"))
+		}
 		switch {
 		case r.Host == "":
-		case net.ParseIP(r.Host) != nil:
-			errs = append(errs, field.Invalid(p.Child("host"), r.Host, "must be a DNS name, not an IP address"))
 		case wildcard:
 			errs = append(errs, invalid(p.Child("host"), r.Host, validation.IsWildcardDNS1123Subdomain(r.Host))...)
 		default:
 			errs = append(errs, dnsSubdomain(r.Host, p.Child("host"))...)
 		}
-		if r.HTTP != nil {
+		if r.HTTP != nil && !(wildcard && laxRules) {
 			errs = append(errs, ingressPaths(r.HTTP.Paths, p.Child("http", "paths"))...)
 		}
 	}
@@ -189,7 +204,7 @@ func ingress(in *networkingv1.Ingress) field.ErrorList {
 				errs = append(errs, dnsSubdomain(host, hp)...)
 			}
 		}
-		if t.SecretName != "" {
+		if t.SecretName != "" && !laxSecrets {
 			errs = append(errs, invalid(p.Child("secretName"), t.SecretName, NameDNSSubdomain(t.SecretName, false))...)
 		}
 	}
@@ -270,9 +285,7 @@ func ingressBackend(b *networkingv1.IngressBackend, path *field.Path) field.Erro
 
 func typedReference(r *corev1.TypedLocalObjectReference, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	if r.APIGroup == nil {
-		errs = append(errs, field.Required(path.Child("apiGroup"), ""))
-	} else {
+	if r.APIGroup != nil {
 		errs = append(errs, dnsSubdomain(*r.APIGroup, path.Child("apiGroup"))...)
 	}
 	return append(errs, kindAndName(r.Kind, r.Name, path)...)
@@ -308,7 +321,7 @@ func IngressStatusUpdate(new, old *networkingv1.Ingress) field.ErrorList {
 		}
 		if in.Hostname != "" {
 			errs = append(errs, dnsSubdomain(in.Hostname, p.Child("hostname"))...)
-			if net.ParseIP(in.Hostname) != nil {
+			if netutils.ParseIPSloppy(in.Hostname) != nil {
 				errs = append(errs, field.Invalid(p.Child("hostname"), in.Hostname, "must be a DNS name, not an IP address"))
 			}
 		}
@@ -325,7 +338,7 @@ func IngressClass(c *networkingv1.IngressClass) field.ErrorList {
 // IngressClassUpdate checks an update of an ingress class: its controller stays.
 func IngressClassUpdate(new, old *networkingv1.IngressClass) field.ErrorList {
 	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
-	errs = append(errs, ingressClassSpec(&new.Spec, spec())...)
+	errs = append(errs, IngressClass(new)...)
 	return append(errs, unchanged(new.Spec.Controller, old.Spec.Controller, spec().Child("controller"))...)
 }
 
@@ -349,7 +362,7 @@ func ingressClassSpec(s *networkingv1.IngressClassSpec, path *field.Path) field.
 	}
 	errs = append(errs, supported(*ref.Scope, p.Child("scope"), networkingv1.IngressClassParametersReferenceScopeCluster, networkingv1.IngressClassParametersReferenceScopeNamespace)...)
 	if *ref.Scope == networkingv1.IngressClassParametersReferenceScopeNamespace {
-		if deref(ref.Namespace) == "" {
+		if ref.Namespace == nil {
 			errs = append(errs, field.Required(p.Child("namespace"), "`parameters.scope` is set to 'Namespace'"))
 		} else {
 			errs = append(errs, dnsLabel(*ref.Namespace, p.Child("namespace"))...)
@@ -362,14 +375,10 @@ func ingressClassSpec(s *networkingv1.IngressClassSpec, path *field.Path) field.
 }
 
 // ipAddressName is the rule for names of IPAddress objects.
-func ipAddressName(name string, prefix bool) []string {
+func ipAddressName(name string, _ bool) []string {
 	var msgs []string
-	ip := netutils.ParseIPSloppy(name)
-	if ip == nil {
-		return []string{"must be a valid IP address"}
-	}
-	if ip.String() != name {
-		msgs = append(msgs, "must be a canonical form IP address")
+	for _, err := range validation.IsValidIP(nil, name) {
+		msgs = append(msgs, err.Detail)
 	}
 	return msgs
 }
@@ -405,23 +414,25 @@ func IPAddressUpdate(new, old *networkingv1.IPAddress) field.ErrorList {
 
 // ServiceCIDR checks a new ServiceCIDR.
 func ServiceCIDR(c *networkingv1.ServiceCIDR) field.ErrorList {
-	errs := ObjectMeta(&c.ObjectMeta, false, NameDNSSubdomain, meta())
-	path, cidrs := spec().Child("cidrs"), c.Spec.CIDRs
-	if len(cidrs) == 0 {
-		return append(errs, field.Required(path, "at least one CIDR required"))
+	return append(ObjectMeta(&c.ObjectMeta, false, NameDNSSubdomain, meta()), serviceRanges(&c.Spec, spec().Child("cidrs"))...)
+}
+
+func serviceRanges(s *networkingv1.ServiceCIDRSpec, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if len(s.CIDRs) == 0 {
+		return field.ErrorList{field.Required(path, "at least one CIDR required")}
 	}
-	if len(cidrs) > 2 {
-		return append(errs, field.Invalid(path, c.Spec, "may only hold up to 2 values"))
+	if len(s.CIDRs) > 2 {
+		return field.ErrorList{field.Invalid(path, s, "may only hold up to 2 values")}
 	}
-	if len(cidrs) == 2 {
-		if dual, err := netutils.IsDualStackCIDRStrings(cidrs); err != nil {
-			errs = append(errs, field.Invalid(path, c.Spec, err.Error()))
-		} else if !dual {
-			errs = append(errs, field.Invalid(path, c.Spec, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/96"))
-		}
-	}
-	for i, cidr := range cidrs {
+	for i, cidr := range s.CIDRs {
 		errs = append(errs, validation.IsValidCIDR(path.Index(i), cidr)...)
+	}
+	if len(s.CIDRs) == 2 {
+		first := netutils.IPFamilyOfCIDRString(s.CIDRs[0])
+		if first != netutils.IPFamilyUnknown && first == netutils.IPFamilyOfCIDRString(s.CIDRs[1]) {
+			errs = append(errs, field.Invalid(path, s.CIDRs, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"))
+		}
 	}
 	return errs
 }
@@ -430,14 +441,18 @@ func ServiceCIDR(c *networkingv1.ServiceCIDR) field.ErrorList {
 func ServiceCIDRUpdate(new, old *networkingv1.ServiceCIDR) field.ErrorList {
 	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
 	path := spec().Child("cidrs")
-	if len(old.Spec.CIDRs) == 1 && len(new.Spec.CIDRs) == 2 {
-		if new.Spec.CIDRs[0] != old.Spec.CIDRs[0] {
-			errs = append(errs, field.Invalid(path.Index(0), new.Spec.CIDRs[0], "can not change the IP family and value of existing CIDR"))
-		}
-		return append(errs, ServiceCIDR(new)...)
+	before, after := old.Spec.CIDRs, new.Spec.CIDRs
+	added := len(before) == 1 && len(after) == 2
+	if len(before) != len(after) && !added {
+		return append(errs, field.Invalid(path, after, immutable))
 	}
-	if !slices.Equal(new.Spec.CIDRs, old.Spec.CIDRs) {
-		errs = append(errs, field.Invalid(path, new.Spec.CIDRs, immutable))
+	for i := range before {
+		if before[i] != after[i] {
+			errs = append(errs, field.Invalid(path.Index(i), after[i], immutable))
+		}
+	}
+	if added {
+		errs = append(errs, serviceRanges(&new.Spec, path)...)
 	}
 	return errs
 }

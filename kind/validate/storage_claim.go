@@ -2,6 +2,8 @@ package validate
 
 import (
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -12,13 +14,19 @@ var (
 
 const onePodMode = "may not use ReadWriteOncePod with other access modes"
 
-// claimSpec checks what a claim asks of its volume.
-func claimSpec(s *corev1.PersistentVolumeClaimSpec, path *field.Path) field.ErrorList {
+// claimSpec checks what a claim asks of its volume. What was not checked once is
+// not checked where old has it wrong.
+func claimSpec(s, old *corev1.PersistentVolumeClaimSpec, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
+	laxSelector, laxGroup := metavalidation.LabelSelectorValidationOptions{}, false
+	if old != nil {
+		laxSelector = lax(old.Selector)
+		laxGroup = old.DataSource != nil && old.DataSource.APIGroup != nil || old.DataSourceRef != nil && old.DataSourceRef.APIGroup != nil
+	}
 	if len(s.AccessModes) == 0 {
 		errs = append(errs, field.Required(path.Child("accessModes"), "at least 1 access mode is required"))
 	}
-	errs = append(errs, labelSelector(s.Selector, path.Child("selector"))...)
+	errs = append(errs, metavalidation.ValidateLabelSelector(s.Selector, laxSelector, path.Child("selector"))...)
 	errs = append(errs, accessModeList(s.AccessModes, path.Child("accessModes"))...)
 	storage, ok := s.Resources.Requests[corev1.ResourceStorage]
 	p := path.Child("resources").Key(string(corev1.ResourceStorage))
@@ -34,18 +42,10 @@ func claimSpec(s *corev1.PersistentVolumeClaimSpec, path *field.Path) field.Erro
 		errs = append(errs, supported(*s.VolumeMode, path.Child("volumeMode"), volumeModes...)...)
 	}
 	if d := s.DataSource; d != nil {
-		group := ""
-		if d.APIGroup != nil {
-			group = *d.APIGroup
-		}
-		errs = append(errs, dataSource(group, d.Kind, d.Name, path.Child("dataSource"))...)
+		errs = append(errs, dataSource(deref(d.APIGroup), d.Kind, d.Name, laxGroup, path.Child("dataSource"))...)
 	}
 	if d := s.DataSourceRef; d != nil {
-		group := ""
-		if d.APIGroup != nil {
-			group = *d.APIGroup
-		}
-		errs = append(errs, dataSource(group, d.Kind, d.Name, path.Child("dataSourceRef"))...)
+		errs = append(errs, dataSource(deref(d.APIGroup), d.Kind, d.Name, laxGroup, path.Child("dataSourceRef"))...)
 		if d.Namespace != nil && *d.Namespace != "" {
 			errs = append(errs, invalid(path.Child("dataSourceRef", "namespace"), *d.Namespace, NameDNSLabel(*d.Namespace, false))...)
 			if s.DataSource != nil {
@@ -55,7 +55,7 @@ func claimSpec(s *corev1.PersistentVolumeClaimSpec, path *field.Path) field.Erro
 	}
 	if s.DataSource != nil && s.DataSourceRef != nil && (s.DataSourceRef.Namespace == nil || *s.DataSourceRef.Namespace == "") {
 		a, b := s.DataSource, s.DataSourceRef
-		if deref(a.APIGroup) != deref(b.APIGroup) || a.Kind != b.Kind || a.Name != b.Name {
+		if !equality.Semantic.DeepEqual(a.APIGroup, b.APIGroup) || a.Kind != b.Kind || a.Name != b.Name {
 			errs = append(errs, field.Invalid(path, path.Child("dataSource"), "must match dataSourceRef"))
 		}
 	}
@@ -91,13 +91,13 @@ func accessModeList(modes []corev1.PersistentVolumeAccessMode, path *field.Path)
 	return errs
 }
 
-func dataSource(group, kind, name string, path *field.Path) field.ErrorList {
+func dataSource(group, kind, name string, laxGroup bool, path *field.Path) field.ErrorList {
 	errs := required(name, path.Child("name"))
 	errs = append(errs, required(kind, path.Child("kind"))...)
-	if group == "" && kind != "PersistentVolumeClaim" && kind != "" {
+	if group == "" && kind != "PersistentVolumeClaim" {
 		errs = append(errs, field.Invalid(path, kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup"))
 	}
-	if group != "" {
+	if group != "" && !laxGroup {
 		errs = append(errs, dnsSubdomain(group, path.Child("apiGroup"))...)
 	}
 	return errs

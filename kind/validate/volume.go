@@ -2,6 +2,7 @@ package validate
 
 import (
 	"fmt"
+	"net"
 	"regexp"
 	"strings"
 
@@ -23,44 +24,40 @@ const (
 func volumes(list []corev1.Volume, podMeta *metav1.ObjectMeta, path *field.Path) (map[string]corev1.VolumeSource, field.ErrorList) {
 	var errs field.ErrorList
 	known := map[string]corev1.VolumeSource{}
-	created, claims := sets.New[string](), map[string]*field.Path{}
-	for i := range list {
-		v, p := &list[i], path.Index(i)
-		sourceErrs := volumeSource(&v.VolumeSource, p)
-		switch {
-		case v.Name == "":
-			sourceErrs = append(sourceErrs, field.Required(p.Child("name"), ""))
-		default:
-			sourceErrs = append(sourceErrs, dnsLabel(v.Name, p.Child("name"))...)
-		}
-		if _, dup := known[v.Name]; dup {
-			sourceErrs = append(sourceErrs, field.Duplicate(p.Child("name"), v.Name))
-		}
-		errs = append(errs, sourceErrs...)
-		if len(sourceErrs) == 0 {
-			known[v.Name] = v.VolumeSource
-		}
-		if v.Ephemeral != nil && podMeta != nil && podMeta.Name != "" {
-			name := podMeta.Name + "-" + v.Name
-			for _, msg := range NameDNSSubdomain(name, false) {
-				errs = append(errs, field.Invalid(p.Child("name"), v.Name, fmt.Sprintf("PVC name %q: %v", name, msg)))
+	created := sets.New[string]() // claims that come with the pod
+	if podMeta != nil && podMeta.Name != "" {
+		for i := range list {
+			if list[i].Ephemeral != nil {
+				created.Insert(podMeta.Name + "-" + list[i].Name)
 			}
-			created.Insert(name)
-		}
-		if v.PersistentVolumeClaim != nil {
-			claims[v.PersistentVolumeClaim.ClaimName] = p
 		}
 	}
-	for _, name := range sets.List(created) {
-		if p, ok := claims[name]; ok {
-			errs = append(errs, field.Invalid(p.Child("persistentVolumeClaim", "claimName"), name, "must not reference a PVC that gets created for an ephemeral volume"))
+	for i := range list {
+		v, p := &list[i], path.Index(i)
+		bad := volumeSource(v, podMeta, p)
+		if v.Name == "" {
+			bad = append(bad, field.Required(p.Child("name"), ""))
+		} else {
+			bad = append(bad, dnsLabel(v.Name, p.Child("name"))...)
+		}
+		if _, dup := known[v.Name]; dup {
+			bad = append(bad, field.Duplicate(p.Child("name"), v.Name))
+		}
+		if errs = append(errs, bad...); len(bad) == 0 {
+			known[v.Name] = v.VolumeSource
+		}
+		if c := v.PersistentVolumeClaim; c != nil && created.Has(c.ClaimName) {
+			errs = append(errs, field.Invalid(p.Child("persistentVolumeClaim", "claimName"), c.ClaimName, "must not reference a PVC that gets created for an ephemeral volume"))
 		}
 	}
 	return known, errs
 }
 
-func volumeSource(s *corev1.VolumeSource, path *field.Path) field.ErrorList {
+// volumeSource checks that a volume has one source and what it says. podMeta is nil
+// in templates, where less needs to be known.
+func volumeSource(v *corev1.Volume, podMeta *metav1.ObjectMeta, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
+	s := &v.VolumeSource
 	count := 0
 	// is reports whether a source is the first one that is set, and complains about more.
 	is := func(set bool, name string) bool {
@@ -88,7 +85,7 @@ func volumeSource(s *corev1.VolumeSource, path *field.Path) field.ErrorList {
 		add(descendingPath(s.GitRepo.Directory, path.Child("gitRepo", "directory")))
 	}
 	if is(s.GCEPersistentDisk != nil, "gcePersistentDisk") {
-		p := path.Child("gcePersistentDisk")
+		p := path.Child("persistentDisk")
 		add(required(s.GCEPersistentDisk.PDName, p.Child("pdName")))
 		add(partition(s.GCEPersistentDisk.Partition, p.Child("partition")))
 	}
@@ -107,8 +104,11 @@ func volumeSource(s *corev1.VolumeSource, path *field.Path) field.ErrorList {
 		add(nfs(s.NFS, path.Child("nfs")))
 	}
 	if is(s.ISCSI != nil, "iscsi") {
-		v := s.ISCSI
-		add(iscsi(v.TargetPortal, v.IQN, v.Lun, v.InitiatorName, v.DiscoveryCHAPAuth || v.SessionCHAPAuth, v.SecretRef != nil, path.Child("iscsi")))
+		i := s.ISCSI
+		add(iscsi(i.TargetPortal, i.IQN, i.Lun, i.InitiatorName, i.DiscoveryCHAPAuth || i.SessionCHAPAuth, i.SecretRef != nil, "must be valid format starting with iqn, eui, or naa", path.Child("iscsi")))
+	}
+	if s.ISCSI != nil && s.ISCSI.InitiatorName != nil && len(v.Name+":"+s.ISCSI.TargetPortal) > 64 {
+		errs = append(errs, field.Invalid(path.Child("name"), v.Name, longPortal))
 	}
 	if is(s.Glusterfs != nil, "glusterfs") {
 		add(required(s.Glusterfs.EndpointsName, path.Child("glusterfs", "endpoints")))
@@ -129,13 +129,13 @@ func volumeSource(s *corev1.VolumeSource, path *field.Path) field.ErrorList {
 			add(required(s.Cinder.SecretRef.Name, path.Child("cinder", "secretRef", "name")))
 		}
 	}
-	if is(s.CephFS != nil, "cephfs") && len(s.CephFS.Monitors) == 0 {
+	if is(s.CephFS != nil, "cephFS") && len(s.CephFS.Monitors) == 0 {
 		errs = append(errs, field.Required(path.Child("cephfs", "monitors"), ""))
 	}
 	if is(s.Quobyte != nil, "quobyte") {
 		add(quobyte(s.Quobyte, path.Child("quobyte")))
 	}
-	if is(s.DownwardAPI != nil, "downwardAPI") {
+	if is(s.DownwardAPI != nil, "downwarAPI") { // the API spells it so
 		p := path.Child("downwardAPI")
 		add(fileMode(s.DownwardAPI.DefaultMode, p.Child("defaultMode")))
 		for i := range s.DownwardAPI.Items {
@@ -172,6 +172,9 @@ func volumeSource(s *corev1.VolumeSource, path *field.Path) field.ErrorList {
 	}
 	if is(s.StorageOS != nil, "storageos") {
 		add(storageOS(s.StorageOS.VolumeName, s.StorageOS.VolumeNamespace, path.Child("storageos")))
+		if s.StorageOS.SecretRef != nil {
+			add(required(s.StorageOS.SecretRef.Name, path.Child("storageos", "secretRef", "name")))
+		}
 	}
 	if is(s.Projected != nil, "projected") {
 		add(fileMode(s.Projected.DefaultMode, path.Child("projected", "defaultMode")))
@@ -183,15 +186,25 @@ func volumeSource(s *corev1.VolumeSource, path *field.Path) field.ErrorList {
 	if is(s.CSI != nil, "csi") {
 		p := path.Child("csi")
 		add(csiDriverName(s.CSI.Driver, p.Child("driver")))
-		if s.CSI.NodePublishSecretRef != nil {
-			add(required(s.CSI.NodePublishSecretRef.Name, p.Child("nodePublishSecretRef", "name")))
+		if ref := s.CSI.NodePublishSecretRef; ref != nil && ref.Name == "" {
+			errs = append(errs, field.Required(p.Child("nodePublishSecretRef", "name"), ""))
+		} else if ref != nil {
+			add(dnsSubdomain(ref.Name, p.Child("name")))
 		}
 	}
 	if is(s.Ephemeral != nil, "ephemeral") {
 		add(ephemeralVolume(s.Ephemeral, path.Child("ephemeral")))
+		if podMeta != nil && podMeta.Name != "" && v.Name != "" {
+			name := podMeta.Name + "-" + v.Name
+			for _, msg := range NameDNSSubdomain(name, false) {
+				errs = append(errs, field.Invalid(path.Child("name"), v.Name, fmt.Sprintf("PVC name %q: %v", name, msg)))
+			}
+		}
 	}
 	if is(s.Image != nil, "image") {
-		add(required(s.Image.Reference, path.Child("image", "reference")))
+		if podMeta != nil {
+			add(required(s.Image.Reference, path.Child("image", "reference")))
+		}
 		add(requiredSupported(s.Image.PullPolicy, path.Child("image", "pullPolicy"), corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever))
 	}
 	if count == 0 {
@@ -209,7 +222,7 @@ func fileMode(mode *int32, path *field.Path) field.ErrorList {
 
 func partition(n int32, path *field.Path) field.ErrorList {
 	if n < 0 || n > 255 {
-		return field.ErrorList{field.Invalid(path, n, validation.InclusiveRangeError(0, 255))}
+		return field.ErrorList{field.Invalid(path, n, validation.InclusiveRangeError(1, 255))}
 	}
 	return nil
 }
@@ -283,12 +296,15 @@ var (
 	iscsiNAA = regexp.MustCompile(`^naa.[[:alnum:]]{32}$`)
 )
 
-func iscsi(portal, iqn string, lun int32, initiator *string, chap, hasSecret bool, path *field.Path) field.ErrorList {
+const longPortal = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified."
+
+// iscsi checks a target; foreign is what is said of a name of an unknown kind.
+func iscsi(portal, iqn string, lun int32, initiator *string, chap, hasSecret bool, foreign string, path *field.Path) field.ErrorList {
 	errs := required(portal, path.Child("targetPortal"))
 	if iqn == "" {
 		errs = append(errs, field.Required(path.Child("iqn"), ""))
 	} else {
-		errs = append(errs, iscsiName(iqn, path.Child("iqn"))...)
+		errs = append(errs, iscsiName(iqn, foreign, path.Child("iqn"))...)
 	}
 	if lun < 0 || lun > 255 {
 		errs = append(errs, field.Invalid(path.Child("lun"), lun, validation.InclusiveRangeError(0, 255)))
@@ -297,14 +313,18 @@ func iscsi(portal, iqn string, lun int32, initiator *string, chap, hasSecret boo
 		errs = append(errs, field.Required(path.Child("secretRef"), ""))
 	}
 	if initiator != nil {
-		errs = append(errs, iscsiName(*initiator, path.Child("initiatorname"))...)
+		errs = append(errs, iscsiName(*initiator, foreign, path.Child("initiatorname"))...)
 	}
 	return errs
 }
 
-func iscsiName(name string, path *field.Path) field.ErrorList {
+const badISCSIName = "must be valid format"
+
+func iscsiName(name, foreign string, path *field.Path) field.ErrorList {
 	var ok bool
 	switch {
+	default:
+		return field.ErrorList{field.Invalid(path, name, foreign)}
 	case strings.HasPrefix(name, "iqn"):
 		ok = iscsiIQN.MatchString(name)
 	case strings.HasPrefix(name, "eui"):
@@ -313,22 +333,23 @@ func iscsiName(name string, path *field.Path) field.ErrorList {
 		ok = iscsiNAA.MatchString(name)
 	}
 	if !ok {
-		return field.ErrorList{field.Invalid(path, name, "must be valid format")}
+		return field.ErrorList{field.Invalid(path, name, badISCSIName)}
 	}
 	return nil
 }
 
 func flocker(f *corev1.FlockerVolumeSource, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
 	if f.DatasetName == "" && f.DatasetUUID == "" {
-		return field.ErrorList{field.Required(path, "one of datasetName and datasetUUID is required")}
+		errs = append(errs, field.Required(path, "one of datasetName and datasetUUID is required"))
 	}
 	if f.DatasetName != "" && f.DatasetUUID != "" {
-		return field.ErrorList{field.Invalid(path, "resource", "datasetName and datasetUUID can not be specified simultaneously")}
+		errs = append(errs, field.Invalid(path, "resource", "datasetName and datasetUUID can not be specified simultaneously"))
 	}
 	if strings.Contains(f.DatasetName, "/") {
-		return field.ErrorList{field.Invalid(path.Child("datasetName"), f.DatasetName, "must not contain '/'")}
+		errs = append(errs, field.Invalid(path.Child("datasetName"), f.DatasetName, "must not contain '/'"))
 	}
-	return nil
+	return errs
 }
 
 func rbd(monitors []string, image string, path *field.Path) field.ErrorList {
@@ -347,7 +368,7 @@ func quobyte(q *corev1.QuobyteVolumeSource, path *field.Path) field.ErrorList {
 		errs = append(errs, field.Required(path.Child("tenant"), "must be a UUID and may not exceed a length of 64 characters"))
 	} else {
 		for host := range strings.SplitSeq(q.Registry, ",") {
-			if _, port, ok := strings.Cut(host, ":"); !ok || port == "" {
+			if _, _, err := net.SplitHostPort(host); err != nil {
 				errs = append(errs, field.Invalid(path.Child("registry"), q.Registry, "must be a host:port pair or multiple pairs separated by commas"))
 			}
 		}
@@ -375,15 +396,10 @@ func fc(f *corev1.FCVolumeSource, path *field.Path) field.ErrorList {
 
 func flexVolume(driver string, options map[string]string, path *field.Path) field.ErrorList {
 	errs := required(driver, path.Child("driver"))
-	for key := range options {
-		ns, _, ok := strings.Cut(key, "/")
-		if !ok {
-			continue
-		}
-		for _, reserved := range []string{"kubernetes.io", "k8s.io"} {
-			if ns == reserved || strings.HasSuffix(ns, "."+reserved) {
-				errs = append(errs, field.Invalid(path.Child("options").Key(key), key, "kubernetes.io and k8s.io namespaces are reserved for internal use"))
-			}
+	for _, key := range sets.List(sets.KeySet(options)) {
+		ns, _, _ := strings.Cut(key, "/")
+		if ns = "." + strings.ToLower(ns); strings.HasSuffix(ns, ".kubernetes.io") || strings.HasSuffix(ns, ".k8s.io") {
+			errs = append(errs, field.Invalid(path.Child("options").Key(key), key, "kubernetes.io and k8s.io namespaces are reserved"))
 		}
 	}
 	return errs
@@ -442,23 +458,29 @@ func ephemeralVolume(e *corev1.EphemeralVolumeSource, path *field.Path) field.Er
 	if e.VolumeClaimTemplate == nil {
 		return field.ErrorList{field.Required(p, "")}
 	}
-	m := &e.VolumeClaimTemplate.ObjectMeta
-	mp := p.Child("metadata")
-	errs := annotations(m.Annotations, mp.Child("annotations"))
-	errs = append(errs, labels(m.Labels, mp.Child("labels"))...)
-	const msg = "cannot be set"
+	errs := templateMeta(&e.VolumeClaimTemplate.ObjectMeta, p.Child("metadata"))
+	return append(errs, claimSpec(&e.VolumeClaimTemplate.Spec, nil, p.Child("spec"))...)
+}
+
+// templateMeta checks metadata of which only labels and annotations are copied.
+func templateMeta(m *metav1.ObjectMeta, path *field.Path) field.ErrorList {
+	errs := annotations(m.Annotations, path.Child("annotations"))
+	errs = append(errs, labels(m.Labels, path.Child("labels"))...)
 	for _, f := range []struct {
 		set  bool
 		name string
 	}{
-		{m.Name != "", "name"}, {m.GenerateName != "", "generateName"}, {m.Namespace != "", "namespace"}, {m.UID != "", "uID"},
-		{m.ResourceVersion != "", "resourceVersion"}, {len(m.OwnerReferences) > 0, "ownerReferences"}, {len(m.Finalizers) > 0, "finalizers"},
+		{m.Name != "", "name"}, {m.GenerateName != "", "generateName"}, {m.Namespace != "", "namespace"}, {m.SelfLink != "", "selfLink"},
+		{m.UID != "", "uID"}, {m.ResourceVersion != "", "resourceVersion"}, {m.Generation != 0, "generation"},
+		{!m.CreationTimestamp.IsZero(), "creationTimestamp"}, {m.DeletionTimestamp != nil, "deletionTimestamp"},
+		{m.DeletionGracePeriodSeconds != nil, "deletionGracePeriodSeconds"}, {m.OwnerReferences != nil, "ownerReferences"},
+		{m.Finalizers != nil, "finalizers"}, {m.ManagedFields != nil, "managedFields"},
 	} {
 		if f.set {
-			errs = append(errs, field.Forbidden(mp.Child(f.name), msg))
+			errs = append(errs, field.Forbidden(path.Child(f.name), "cannot be set"))
 		}
 	}
-	return append(errs, claimSpec(&e.VolumeClaimTemplate.Spec, p.Child("spec"))...)
+	return errs
 }
 
 func projections(sources []corev1.VolumeProjection, path *field.Path) field.ErrorList {
@@ -476,17 +498,13 @@ func projections(sources []corev1.VolumeProjection, path *field.Path) field.Erro
 	for i := range sources {
 		s, sp := &sources[i], path.Child("sources").Index(i)
 		count := 0
-		is := func(set bool, name string) bool {
-			if !set {
-				return false
+		is := func(set bool) bool {
+			if set {
+				count++
 			}
-			count++
-			if count > 1 {
-				errs = append(errs, field.Forbidden(sp.Child(name), oneVolumeType))
-			}
-			return count == 1
+			return set
 		}
-		if is(s.Secret != nil, "secret") {
+		if is(s.Secret != nil) {
 			p := sp.Child("secret")
 			errs = append(errs, required(s.Secret.Name, p.Child("name"))...)
 			errs = append(errs, keyPaths(s.Secret.Items, p.Child("items"))...)
@@ -494,7 +512,7 @@ func projections(sources []corev1.VolumeProjection, path *field.Path) field.Erro
 				note(kp.Path, s.Secret.Name)
 			}
 		}
-		if is(s.ConfigMap != nil, "configMap") {
+		if is(s.ConfigMap != nil) {
 			p := sp.Child("configMap")
 			errs = append(errs, required(s.ConfigMap.Name, p.Child("name"))...)
 			errs = append(errs, keyPaths(s.ConfigMap.Items, p.Child("items"))...)
@@ -502,13 +520,13 @@ func projections(sources []corev1.VolumeProjection, path *field.Path) field.Erro
 				note(kp.Path, s.ConfigMap.Name)
 			}
 		}
-		if is(s.DownwardAPI != nil, "downwardAPI") {
+		if is(s.DownwardAPI != nil) {
 			for f := range s.DownwardAPI.Items {
 				errs = append(errs, downwardFile(&s.DownwardAPI.Items[f], sp.Child("downwardAPI"))...)
 				note(s.DownwardAPI.Items[f].Path, s.DownwardAPI.Items[f].Path)
 			}
 		}
-		if is(s.ServiceAccountToken != nil, "serviceAccountToken") {
+		if is(s.ServiceAccountToken != nil) {
 			t, p := s.ServiceAccountToken, sp.Child("serviceAccountToken")
 			if t.ExpirationSeconds != nil && *t.ExpirationSeconds < minTokenSeconds {
 				errs = append(errs, field.Invalid(p.Child("expirationSeconds"), *t.ExpirationSeconds, "may not specify a duration less than 10 minutes"))
@@ -517,24 +535,23 @@ func projections(sources []corev1.VolumeProjection, path *field.Path) field.Erro
 				errs = append(errs, field.Invalid(p.Child("expirationSeconds"), *t.ExpirationSeconds, "may not specify a duration larger than 2^32 seconds"))
 			}
 			if t.Path == "" {
-				errs = append(errs, field.Required(p.Child("path"), ""))
+				errs = append(errs, field.Required(path.Child("path"), ""))
 			} else {
-				errs = append(errs, nonReservedPath(t.Path, p.Child("path"))...)
+				errs = append(errs, nonReservedPath(t.Path, path.Child("path"))...)
 			}
-			note(t.Path, t.Path)
 		}
-		if is(s.ClusterTrustBundle != nil, "clusterTrustBundle") {
+		if is(s.ClusterTrustBundle != nil) {
 			errs = append(errs, trustBundleProjection(s.ClusterTrustBundle, sp.Child("clusterTrustBundle"))...)
 			note(s.ClusterTrustBundle.Path, s.ClusterTrustBundle.Path)
 		}
-		if is(s.PodCertificate != nil, "podCertificate") {
+		if is(s.PodCertificate != nil) {
 			errs = append(errs, podCertificateProjection(s.PodCertificate, sp.Child("podCertificate"))...)
 			for _, p := range []string{s.PodCertificate.CredentialBundlePath, s.PodCertificate.KeyPath, s.PodCertificate.CertificateChainPath} {
 				note(p, p)
 			}
 		}
-		if count == 0 {
-			errs = append(errs, field.Required(sp, "must specify a volume type"))
+		if count > 1 {
+			errs = append(errs, field.Forbidden(sp, oneVolumeType+" per source"))
 		}
 	}
 	return errs
@@ -548,8 +565,14 @@ func trustBundleProjection(b *corev1.ClusterTrustBundleProjection, path *field.P
 	case b.Name != nil:
 		if *b.Name == "" {
 			errs = append(errs, field.Required(path.Child("name"), "must be a valid object name"))
-		} else {
-			errs = append(errs, invalid(path.Child("name"), *b.Name, trustBundleName("")(*b.Name, false))...)
+		}
+		// A name with colons begins with its signer's, slashes being colons.
+		signer := ""
+		if i := strings.LastIndex(*b.Name, ":"); i >= 0 {
+			signer = strings.ReplaceAll((*b.Name)[:i], ":", "/")
+		}
+		for _, msg := range trustBundleName(signer)(*b.Name, false) {
+			errs = append(errs, field.Invalid(path.Child("name"), *b.Name, "not a valid clustertrustbundlename: "+msg))
 		}
 		if b.LabelSelector != nil {
 			errs = append(errs, field.Invalid(path.Child("labelSelector"), b.LabelSelector, "labelSelector must be unset if name is specified"))
@@ -557,9 +580,8 @@ func trustBundleProjection(b *corev1.ClusterTrustBundleProjection, path *field.P
 	case b.SignerName != nil:
 		if *b.SignerName == "" {
 			errs = append(errs, field.Required(path.Child("signerName"), "must be a valid signer name"))
-		} else {
-			errs = append(errs, signerName(*b.SignerName, path.Child("signerName"))...)
 		}
+		errs = append(errs, signerName(*b.SignerName, path.Child("signerName"))...)
 		errs = append(errs, labelSelector(b.LabelSelector, path.Child("labelSelector"))...)
 	default:
 		errs = append(errs, field.Required(path, "either name or signerName must be specified"))
@@ -568,7 +590,7 @@ func trustBundleProjection(b *corev1.ClusterTrustBundleProjection, path *field.P
 	return append(errs, nonReservedPath(b.Path, path.Child("path"))...)
 }
 
-var podCertificateKeyTypes = []string{"ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519", "RSA3072", "RSA4096"}
+var podCertificateKeyTypes = []string{"RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"}
 
 func podCertificateProjection(c *corev1.PodCertificateProjection, path *field.Path) field.ErrorList {
 	errs := signerName(c.SignerName, path.Child("signerName"))
@@ -578,8 +600,11 @@ func podCertificateProjection(c *corev1.PodCertificateProjection, path *field.Pa
 		if strings.HasPrefix(c.SignerName, "kubernetes.io/") {
 			limit = 24 * 60 * 60
 		}
-		if *s < 60*60 || *s > limit {
-			errs = append(errs, field.Invalid(path.Child("maxExpirationSeconds"), *s, fmt.Sprintf("if provided, maxExpirationSeconds must be between 1 hour and %d seconds, inclusive", limit)))
+		if *s < 60*60 {
+			errs = append(errs, field.Invalid(path.Child("maxExpirationSeconds"), *s, "if provided, maxExpirationSeconds must be >= 3600"))
+		}
+		if *s > limit {
+			errs = append(errs, field.Invalid(path.Child("maxExpirationSeconds"), *s, fmt.Sprintf("if provided, maxExpirationSeconds must be <= %d", limit)))
 		}
 	}
 	n := 0
