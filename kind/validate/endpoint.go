@@ -1,8 +1,11 @@
 package validate
 
 import (
+	"errors"
+
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -21,23 +24,20 @@ const (
 // Endpoints checks a new Endpoints object.
 func Endpoints(e *corev1.Endpoints) field.ErrorList {
 	errs := ObjectMeta(&e.ObjectMeta, true, NameDNSSubdomain, meta())
-	errs = append(errs, annotations(e.Annotations, meta().Child("annotations"))...)
-	return append(errs, endpointSubsets(e.Subsets, nil, field.NewPath("subsets"))...)
+	return append(errs, endpointSubsets(e.Subsets, field.NewPath("subsets"))...)
 }
 
 // EndpointsUpdate checks an update of an Endpoints object.
 func EndpointsUpdate(new, old *corev1.Endpoints) field.ErrorList {
 	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
-	var known []string
-	for _, s := range old.Subsets {
-		for _, a := range append(append([]corev1.EndpointAddress{}, s.Addresses...), s.NotReadyAddresses...) {
-			known = append(known, a.IP)
-		}
+	errs = append(errs, ObjectMeta(&new.ObjectMeta, true, NameDNSSubdomain, meta())...)
+	if bad := endpointSubsets(new.Subsets, field.NewPath("subsets")); len(bad) > 0 && !equality.Semantic.DeepEqual(new.Subsets, old.Subsets) {
+		errs = append(errs, bad...) // what was stored once was right once
 	}
-	return append(errs, endpointSubsets(new.Subsets, known, field.NewPath("subsets"))...)
+	return errs
 }
 
-func endpointSubsets(subsets []corev1.EndpointSubset, known []string, path *field.Path) field.ErrorList {
+func endpointSubsets(subsets []corev1.EndpointSubset, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i := range subsets {
 		s, p := &subsets[i], path.Index(i)
@@ -45,10 +45,10 @@ func endpointSubsets(subsets []corev1.EndpointSubset, known []string, path *fiel
 			errs = append(errs, field.Required(p, "must specify `addresses` or `notReadyAddresses`"))
 		}
 		for j := range s.Addresses {
-			errs = append(errs, endpointAddress(&s.Addresses[j], known, p.Child("addresses").Index(j))...)
+			errs = append(errs, endpointAddress(&s.Addresses[j], p.Child("addresses").Index(j))...)
 		}
 		for j := range s.NotReadyAddresses {
-			errs = append(errs, endpointAddress(&s.NotReadyAddresses[j], known, p.Child("notReadyAddresses").Index(j))...)
+			errs = append(errs, endpointAddress(&s.NotReadyAddresses[j], p.Child("notReadyAddresses").Index(j))...)
 		}
 		for j := range s.Ports {
 			port, pp := &s.Ports[j], p.Child("ports").Index(j)
@@ -67,18 +67,15 @@ func endpointSubsets(subsets []corev1.EndpointSubset, known []string, path *fiel
 	return errs
 }
 
-func endpointAddress(a *corev1.EndpointAddress, known []string, path *field.Path) field.ErrorList {
-	errs := legacyIP(a.IP, path.Child("ip"), known)
+func endpointAddress(a *corev1.EndpointAddress, path *field.Path) field.ErrorList {
+	errs := legacyIP(a.IP, path.Child("ip"), nil)
 	if a.Hostname != "" {
 		errs = append(errs, dnsLabel(a.Hostname, path.Child("hostname"))...)
 	}
 	if a.NodeName != nil {
 		errs = append(errs, invalid(path.Child("nodeName"), *a.NodeName, NameDNSSubdomain(*a.NodeName, false))...)
 	}
-	if len(errs) == 0 {
-		errs = append(errs, nonSpecialIP(a.IP, path.Child("ip"))...)
-	}
-	return errs
+	return append(errs, nonSpecialIP(a.IP, path.Child("ip"))...)
 }
 
 // EndpointSlice checks a new slice.
@@ -115,7 +112,7 @@ func sliceEndpoints(s *discoveryv1.EndpointSlice, known []string) field.ErrorLis
 		e, p := &s.Endpoints[i], path.Index(i)
 		ap := p.Child("addresses")
 		if len(e.Addresses) == 0 {
-			errs = append(errs, field.Required(ap, "must contain at least 1 address"))
+			errs = append(errs, field.Required(ap, ""))
 		} else if len(e.Addresses) > maxSliceAddresses {
 			errs = append(errs, field.TooMany(ap, len(e.Addresses), maxSliceAddresses))
 		}
@@ -135,6 +132,9 @@ func sliceEndpoints(s *discoveryv1.EndpointSlice, known []string) field.ErrorLis
 			errs = append(errs, field.TooMany(tp, len(e.DeprecatedTopology), maxTopologyLabels))
 		}
 		errs = append(errs, labels(e.DeprecatedTopology, tp)...)
+		if _, ok := e.DeprecatedTopology[corev1.LabelTopologyZone]; ok {
+			errs = append(errs, field.InternalError(tp.Key(corev1.LabelTopologyZone), errors.New("reserved key was not removed in conversion")))
+		}
 		if e.Hostname != nil {
 			errs = append(errs, dnsLabel(*e.Hostname, p.Child("hostname"))...)
 		}
@@ -174,10 +174,9 @@ func sliceHints(h *discoveryv1.EndpointHints, path *field.Path) field.ErrorList 
 		p := zp.Index(i).Child("name")
 		if zones.Has(z.Name) {
 			errs = append(errs, field.Duplicate(p, z.Name))
-		} else {
-			zones.Insert(z.Name)
-			errs = append(errs, labelName(z.Name, p)...)
 		}
+		zones.Insert(z.Name)
+		errs = append(errs, invalid(p, z.Name, validation.IsValidLabelValue(z.Name))...)
 	}
 	np := path.Child("forNodes")
 	if len(h.ForNodes) > maxNodeHints {
@@ -188,10 +187,9 @@ func sliceHints(h *discoveryv1.EndpointHints, path *field.Path) field.ErrorList 
 		p := np.Index(i).Child("name")
 		if nodes.Has(n.Name) {
 			errs = append(errs, field.Duplicate(p, n.Name))
-		} else {
-			nodes.Insert(n.Name)
-			errs = append(errs, invalid(p, n.Name, NameDNSSubdomain(n.Name, false))...)
 		}
+		nodes.Insert(n.Name)
+		errs = append(errs, invalid(p, n.Name, NameDNSSubdomain(n.Name, false))...)
 	}
 	return errs
 }
