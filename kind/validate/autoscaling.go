@@ -2,6 +2,7 @@ package validate
 
 import (
 	"fmt"
+	"slices"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -45,13 +46,17 @@ func autoscalerV2(h *autoscalingv1.HorizontalPodAutoscaler) *autoscalingv2.Horiz
 // HorizontalPodAutoscaler checks a new autoscaler.
 func HorizontalPodAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
 	errs := ObjectMeta(&h.ObjectMeta, true, NameDNSSubdomain, meta())
-	return append(errs, autoscalerSpec(&h.Spec, spec())...)
+	return append(errs, autoscalerSpec(&h.Spec, 1, spec())...)
 }
 
 // HorizontalPodAutoscalerUpdate checks an update of an autoscaler.
 func HorizontalPodAutoscalerUpdate(new, old *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
 	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
-	return append(errs, autoscalerSpec(&new.Spec, spec())...)
+	least := int32(1)
+	if m := old.Spec.MinReplicas; m != nil && *m == 0 {
+		least = 0
+	}
+	return append(errs, autoscalerSpec(&new.Spec, least, spec())...)
 }
 
 // HorizontalPodAutoscalerStatusUpdate checks an update of an autoscaler's status.
@@ -61,13 +66,17 @@ func HorizontalPodAutoscalerStatusUpdate(new, old *autoscalingv2.HorizontalPodAu
 	return append(errs, nonNegative(int64(new.Status.DesiredReplicas), status().Child("desiredReplicas"))...)
 }
 
-func autoscalerSpec(s *autoscalingv2.HorizontalPodAutoscalerSpec, path *field.Path) field.ErrorList {
+// autoscalerSpec checks all of it. Nothing goes down to less than least replicas: one,
+// and none where that was allowed before.
+func autoscalerSpec(s *autoscalingv2.HorizontalPodAutoscalerSpec, least int32, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	if m := s.MinReplicas; m != nil && *m < 1 {
-		errs = append(errs, field.Invalid(path.Child("minReplicas"), *m, "must be greater than or equal to 1"))
+	if m := s.MinReplicas; m != nil && *m < least {
+		errs = append(errs, field.Invalid(path.Child("minReplicas"), *m, fmt.Sprintf("must be greater than or equal to %d", least)))
 	}
-	if s.MaxReplicas < 1 {
-		errs = append(errs, field.Invalid(path.Child("maxReplicas"), s.MaxReplicas, "must be greater than 0"))
+	if s.MaxReplicas == 0 {
+		errs = append(errs, field.Required(path.Child("maxReplicas"), ""))
+	} else if s.MaxReplicas < 1 {
+		errs = append(errs, field.Invalid(path.Child("maxReplicas"), s.MaxReplicas, "must be greater than or equal to 1"))
 	}
 	if m := s.MinReplicas; m != nil && s.MaxReplicas < *m {
 		errs = append(errs, field.Invalid(path.Child("maxReplicas"), s.MaxReplicas, "must be greater than or equal to `minReplicas`"))
@@ -75,6 +84,11 @@ func autoscalerSpec(s *autoscalingv2.HorizontalPodAutoscalerSpec, path *field.Pa
 	errs = append(errs, kindAndName(s.ScaleTargetRef.Kind, s.ScaleTargetRef.Name, path.Child("scaleTargetRef"))...)
 	for i := range s.Metrics {
 		errs = append(errs, metric(&s.Metrics[i], path.Child("metrics").Index(i))...)
+	}
+	if m := s.MinReplicas; m != nil && *m == 0 && !slices.ContainsFunc(s.Metrics, func(m autoscalingv2.MetricSpec) bool {
+		return m.Type == autoscalingv2.ObjectMetricSourceType || m.Type == autoscalingv2.ExternalMetricSourceType
+	}) {
+		errs = append(errs, field.Forbidden(path.Child("metrics"), "must specify at least one Object or External metric to support scaling to zero replicas"))
 	}
 	if b := s.Behavior; b != nil {
 		errs = append(errs, scalingRules(b.ScaleUp, path.Child("behavior", "scaleUp"))...)
@@ -114,73 +128,97 @@ func scalingRules(r *autoscalingv2.HPAScalingRules, path *field.Path) field.Erro
 	return errs
 }
 
+// metric checks one metric: of several sources the first one that is set is looked at.
 func metric(m *autoscalingv2.MetricSpec, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	if m.Type == "" {
-		return append(errs, field.Required(path.Child("type"), "must specify a metric source type"))
-	}
 	sources := []struct {
-		kind autoscalingv2.MetricSourceType
-		name string
-		set  bool
+		kind  autoscalingv2.MetricSourceType
+		name  string
+		set   bool
+		check func(p *field.Path) field.ErrorList
 	}{
-		{autoscalingv2.ObjectMetricSourceType, "object", m.Object != nil}, {autoscalingv2.ExternalMetricSourceType, "external", m.External != nil},
-		{autoscalingv2.PodsMetricSourceType, "pods", m.Pods != nil}, {autoscalingv2.ResourceMetricSourceType, "resource", m.Resource != nil},
-		{autoscalingv2.ContainerResourceMetricSourceType, "containerResource", m.ContainerResource != nil},
+		{autoscalingv2.ObjectMetricSourceType, "object", m.Object != nil, func(p *field.Path) field.ErrorList { return objectMetric(m.Object, p) }},
+		{autoscalingv2.ExternalMetricSourceType, "external", m.External != nil, func(p *field.Path) field.ErrorList { return externalMetric(m.External, p) }},
+		{autoscalingv2.PodsMetricSourceType, "pods", m.Pods != nil, func(p *field.Path) field.ErrorList { return podsMetric(m.Pods, p) }},
+		{autoscalingv2.ResourceMetricSourceType, "resource", m.Resource != nil, func(p *field.Path) field.ErrorList {
+			return resourceMetric(string(m.Resource.Name), &m.Resource.Target, p)
+		}},
+		{autoscalingv2.ContainerResourceMetricSourceType, "containerResource", m.ContainerResource != nil, func(p *field.Path) field.ErrorList {
+			return containerMetric(m.ContainerResource, p)
+		}},
 	}
-	known := false
-	var kinds []autoscalingv2.MetricSourceType
+	if m.Type == "" {
+		errs = append(errs, field.Required(path.Child("type"), "must specify a metric source type"))
+	}
+	count, known := 0, false
 	for _, s := range sources {
-		kinds = append(kinds, s.kind)
-		if s.kind == m.Type {
-			known = true
-			if !s.set {
+		known = known || s.kind == m.Type
+		if !s.set {
+			if s.kind == m.Type {
 				errs = append(errs, field.Required(path.Child(s.name), "must populate information for the given metric source"))
 			}
-		} else if s.set {
-			errs = append(errs, field.Forbidden(path.Child(s.name), "must populate the given metric source only"))
+			continue
+		}
+		if count++; count == 1 {
+			errs = append(errs, s.check(path.Child(s.name))...)
 		}
 	}
 	if !known {
-		return append(errs, field.NotSupported(path.Child("type"), m.Type, kinds))
+		errs = append(errs, field.NotSupported(path.Child("type"), m.Type, metricSources))
 	}
-	if o := m.Object; o != nil {
-		p := path.Child("object")
-		errs = append(errs, kindAndName(o.DescribedObject.Kind, o.DescribedObject.Name, p.Child("describedObject"))...)
-		errs = append(errs, metricIdentifier(&o.Metric, p.Child("metric"))...)
-		errs = append(errs, metricTarget(&o.Target, p.Child("target"))...)
-		if o.Target.Value == nil && o.Target.AverageValue == nil {
-			errs = append(errs, field.Required(p.Child("target", "averageValue"), "must set either a target value or averageValue"))
+	for _, s := range sources {
+		if s.set && s.kind != m.Type && count != 1 {
+			errs = append(errs, field.Forbidden(path.Child(s.name), "must populate the given metric source only"))
 		}
-	}
-	if e := m.External; e != nil {
-		p := path.Child("external")
-		errs = append(errs, metricIdentifier(&e.Metric, p.Child("metric"))...)
-		errs = append(errs, metricTarget(&e.Target, p.Child("target"))...)
-		if e.Target.Value == nil && e.Target.AverageValue == nil {
-			errs = append(errs, field.Required(p.Child("target", "averageValue"), "must set either a target value for metric or a per-pod target"))
-		}
-		if e.Target.Value != nil && e.Target.AverageValue != nil {
-			errs = append(errs, field.Forbidden(p.Child("target", "value"), "may not set both a target value for metric and a per-pod target"))
-		}
-	}
-	if pods := m.Pods; pods != nil {
-		p := path.Child("pods")
-		errs = append(errs, metricIdentifier(&pods.Metric, p.Child("metric"))...)
-		errs = append(errs, metricTarget(&pods.Target, p.Child("target"))...)
-		if pods.Target.AverageValue == nil || pods.Target.AverageValue.Sign() != 1 {
-			errs = append(errs, field.Required(p.Child("target", "averageValue"), "must specify a positive target averageValue"))
-		}
-	}
-	if r := m.Resource; r != nil {
-		errs = append(errs, resourceMetric(string(r.Name), &r.Target, path.Child("resource"))...)
-	}
-	if c := m.ContainerResource; c != nil {
-		p := path.Child("containerResource")
-		errs = append(errs, required(c.Container, p.Child("container"))...)
-		errs = append(errs, resourceMetric(string(c.Name), &c.Target, p)...)
 	}
 	return errs
+}
+
+var metricSources = []autoscalingv2.MetricSourceType{autoscalingv2.ContainerResourceMetricSourceType, autoscalingv2.ExternalMetricSourceType,
+	autoscalingv2.ObjectMetricSourceType, autoscalingv2.PodsMetricSourceType, autoscalingv2.ResourceMetricSourceType}
+
+func objectMetric(o *autoscalingv2.ObjectMetricSource, p *field.Path) field.ErrorList {
+	errs := kindAndName(o.DescribedObject.Kind, o.DescribedObject.Name, p.Child("describedObject"))
+	errs = append(errs, metricIdentifier(&o.Metric, p.Child("metric"))...)
+	errs = append(errs, metricTarget(&o.Target, p.Child("target"))...)
+	if o.Target.Value == nil && o.Target.AverageValue == nil {
+		errs = append(errs, field.Required(p.Child("target", "averageValue"), "must set either a target value or averageValue"))
+	}
+	return errs
+}
+
+func externalMetric(e *autoscalingv2.ExternalMetricSource, p *field.Path) field.ErrorList {
+	errs := metricIdentifier(&e.Metric, p.Child("metric"))
+	errs = append(errs, metricTarget(&e.Target, p.Child("target"))...)
+	if e.Target.Value == nil && e.Target.AverageValue == nil {
+		errs = append(errs, field.Required(p.Child("target", "averageValue"), "must set either a target value for metric or a per-pod target"))
+	}
+	if e.Target.Value != nil && e.Target.AverageValue != nil {
+		errs = append(errs, field.Forbidden(p.Child("target", "value"), "may not set both a target value for metric and a per-pod target"))
+	}
+	return errs
+}
+
+func podsMetric(m *autoscalingv2.PodsMetricSource, p *field.Path) field.ErrorList {
+	errs := metricIdentifier(&m.Metric, p.Child("metric"))
+	errs = append(errs, metricTarget(&m.Target, p.Child("target"))...)
+	if m.Target.AverageValue == nil {
+		errs = append(errs, field.Required(p.Child("target", "averageValue"), "must specify a positive target averageValue"))
+	}
+	return errs
+}
+
+func containerMetric(c *autoscalingv2.ContainerResourceMetricSource, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if c.Name != "" {
+		errs = append(errs, containerResourceName(string(c.Name), p.Child("name"))...)
+	}
+	if c.Container == "" {
+		errs = append(errs, field.Required(p.Child("container"), "must specify a container"))
+	} else {
+		errs = append(errs, dnsLabel(c.Container, p.Child("container"))...)
+	}
+	return append(errs, resourceMetric(string(c.Name), &c.Target, p)...)
 }
 
 func resourceMetric(name string, t *autoscalingv2.MetricTarget, path *field.Path) field.ErrorList {
@@ -202,7 +240,7 @@ func metricIdentifier(m *autoscalingv2.MetricIdentifier, path *field.Path) field
 	if m.Name == "" {
 		return field.ErrorList{field.Required(path.Child("name"), "must specify a metric name")}
 	}
-	return append(invalid(path.Child("name"), m.Name, NamePathSegment(m.Name, false)), labelSelector(m.Selector, path.Child("selector"))...)
+	return invalid(path.Child("name"), m.Name, NamePathSegment(m.Name, false))
 }
 
 func metricTarget(t *autoscalingv2.MetricTarget, path *field.Path) field.ErrorList {
@@ -210,7 +248,7 @@ func metricTarget(t *autoscalingv2.MetricTarget, path *field.Path) field.ErrorLi
 	if t.Type == "" {
 		errs = append(errs, field.Required(path.Child("type"), "must specify a metric target type"))
 	}
-	if t.Type != "" && t.Type != autoscalingv2.UtilizationMetricType && t.Type != autoscalingv2.ValueMetricType && t.Type != autoscalingv2.AverageValueMetricType {
+	if t.Type != autoscalingv2.UtilizationMetricType && t.Type != autoscalingv2.ValueMetricType && t.Type != autoscalingv2.AverageValueMetricType {
 		errs = append(errs, field.Invalid(path.Child("type"), t.Type, "must be either Utilization, Value, or AverageValue"))
 	}
 	if t.Value != nil && t.Value.Sign() != 1 {
