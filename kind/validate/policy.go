@@ -9,6 +9,8 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -109,7 +111,7 @@ func limitItem(item *corev1.LimitRangeItem, path *field.Path) field.ErrorList {
 		_, hasMin := item.Min[corev1.ResourceStorage]
 		_, hasMax := item.Max[corev1.ResourceStorage]
 		if !hasMin && !hasMax {
-			errs = append(errs, field.Required(path, "either minimum or maximum storage value is required, but neither was provided"))
+			errs = append(errs, field.Required(path.Child("limits"), "either minimum or maximum storage value is required, but neither was provided"))
 		}
 	}
 	for _, k := range sets.List(keys) {
@@ -196,7 +198,7 @@ func quotaList(list corev1.ResourceList, path *field.Path) field.ErrorList {
 	for _, name := range sortedNames(list) {
 		p := path.Key(string(name))
 		errs = append(errs, resourceName(string(name), p)...)
-		if !strings.Contains(string(name), "/") && !quotaResourceNames.Has(string(name)) && !isHugePages(string(name)) && !strings.HasPrefix(string(name), corev1.ResourceRequestsHugePagesPrefix) {
+		if !strings.Contains(string(name), "/") && !standardQuotaName(string(name)) {
 			errs = append(errs, field.Invalid(p, string(name), "must be a standard resource for quota"))
 		}
 		errs = append(errs, resourceQuantity(string(name), list[name], p)...)
@@ -210,16 +212,23 @@ var (
 	podComputeNames = sets.New(corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceLimitsCPU, corev1.ResourceLimitsMemory, corev1.ResourceRequestsCPU, corev1.ResourceRequestsMemory)
 )
 
+func standardQuotaName(name string) bool {
+	return quotaResourceNames.Has(name) || isHugePages(name) || strings.HasPrefix(name, corev1.ResourceRequestsHugePagesPrefix)
+}
+
+// scopeFits says whether a quota of a scope can count a resource. Of other names
+// than the standard ones nothing is known.
 func scopeFits(scope corev1.ResourceQuotaScope, name corev1.ResourceName) bool {
-	pods := name == corev1.ResourcePods || name == "count/pods"
+	if !standardQuotaName(string(name)) {
+		return true
+	}
 	switch scope {
 	case corev1.ResourceQuotaScopeBestEffort:
-		return pods
+		return name == corev1.ResourcePods
 	case corev1.ResourceQuotaScopeVolumeAttributesClass:
-		return name == corev1.ResourcePersistentVolumeClaims || name == corev1.ResourceRequestsStorage ||
-			strings.HasPrefix(string(name), "count/persistentvolumeclaims") || strings.Contains(string(name), ".storageclass.storage.k8s.io/")
+		return name == corev1.ResourcePersistentVolumeClaims || name == corev1.ResourceRequestsStorage
 	}
-	return pods || podComputeNames.Has(name) || strings.Contains(string(name), "ephemeral-storage") || isExtendedResource(strings.TrimPrefix(string(name), corev1.DefaultResourceRequestsPrefix))
+	return name == corev1.ResourcePods || podComputeNames.Has(name)
 }
 
 func quotaSpec(s *corev1.ResourceQuotaSpec, path *field.Path) field.ErrorList {
@@ -267,8 +276,8 @@ func scopeSelector(s *corev1.ResourceQuotaSpec, path *field.Path) field.ErrorLis
 			}
 		}
 		valued := r.ScopeName == corev1.ResourceQuotaScopePriorityClass || r.ScopeName == corev1.ResourceQuotaScopeVolumeAttributesClass
-		if !valued && r.Operator != corev1.ScopeSelectorOpExists {
-			errs = append(errs, field.Invalid(p.Child("operator"), r.Operator, "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity"))
+		if !valued && quotaScopes.Has(r.ScopeName) && r.Operator != corev1.ScopeSelectorOpExists {
+			errs = append(errs, field.Invalid(p.Child("operator"), r.Operator, "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity"))
 		}
 		switch r.Operator {
 		case corev1.ScopeSelectorOpIn, corev1.ScopeSelectorOpNotIn:
@@ -285,7 +294,7 @@ func scopeSelector(s *corev1.ResourceQuotaSpec, path *field.Path) field.ErrorLis
 		seen.Insert(r.ScopeName)
 	}
 	if scopesConflict(seen) {
-		errs = append(errs, field.Invalid(p, s.ScopeSelector, "conflicting scopes"))
+		errs = append(errs, field.Invalid(p, s.Scopes, "conflicting scopes"))
 	}
 	return errs
 }
@@ -310,6 +319,14 @@ func leaseSpec(s *coordinationv1.LeaseSpec, path *field.Path) field.ErrorList {
 	if t := s.LeaseTransitions; t != nil && *t < 0 {
 		errs = append(errs, field.Invalid(path.Child("leaseTransitions"), *t, "must be greater than or equal to 0"))
 	}
+	if st := s.Strategy; st != nil {
+		p := path.Child("strategy")
+		if strings.Contains(string(*st), "/") {
+			errs = append(errs, qualifiedName(string(*st), p)...)
+		} else {
+			errs = append(errs, supported(*st, p, coordinationv1.OldestEmulationVersion)...)
+		}
+	}
 	if deref(s.PreferredHolder) != "" && (s.Strategy == nil || *s.Strategy == "") {
 		errs = append(errs, field.Forbidden(path.Child("preferredHolder"), "may only be specified when `strategy` is defined"))
 	}
@@ -318,17 +335,17 @@ func leaseSpec(s *coordinationv1.LeaseSpec, path *field.Path) field.ErrorList {
 
 // PodDisruptionBudget checks a new budget.
 func PodDisruptionBudget(b *policyv1.PodDisruptionBudget) field.ErrorList {
-	errs := ObjectMeta(&b.ObjectMeta, true, NameDNSSubdomain, meta())
-	return append(errs, budgetSpec(&b.Spec, spec())...)
+	errs := ObjectMeta(&b.ObjectMeta, true, NamePathSegment, meta())
+	return append(errs, budgetSpec(&b.Spec, nil, spec())...)
 }
 
 // PodDisruptionBudgetUpdate checks an update of a budget.
 func PodDisruptionBudgetUpdate(new, old *policyv1.PodDisruptionBudget) field.ErrorList {
 	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
-	return append(errs, budgetSpec(&new.Spec, spec())...)
+	return append(errs, budgetSpec(&new.Spec, old.Spec.Selector, spec())...)
 }
 
-func budgetSpec(s *policyv1.PodDisruptionBudgetSpec, path *field.Path) field.ErrorList {
+func budgetSpec(s *policyv1.PodDisruptionBudgetSpec, known *metav1.LabelSelector, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if s.MinAvailable != nil && s.MaxUnavailable != nil {
 		errs = append(errs, field.Invalid(path, *s, "minAvailable and maxUnavailable cannot be both set"))
@@ -341,7 +358,7 @@ func budgetSpec(s *policyv1.PodDisruptionBudgetSpec, path *field.Path) field.Err
 		errs = append(errs, positiveIntOrPercent(*s.MaxUnavailable, path.Child("maxUnavailable"))...)
 		errs = append(errs, atMost100Percent(*s.MaxUnavailable, path.Child("maxUnavailable"))...)
 	}
-	errs = append(errs, labelSelector(s.Selector, path.Child("selector"))...)
+	errs = append(errs, metavalidation.ValidateLabelSelector(s.Selector, lax(known), path.Child("selector"))...)
 	if p := s.UnhealthyPodEvictionPolicy; p != nil {
 		errs = append(errs, supported(*p, path.Child("unhealthyPodEvictionPolicy"), policyv1.AlwaysAllow, policyv1.IfHealthyBudget)...)
 	}
@@ -352,6 +369,7 @@ func budgetSpec(s *policyv1.PodDisruptionBudgetSpec, path *field.Path) field.Err
 func PodDisruptionBudgetStatusUpdate(new, old *policyv1.PodDisruptionBudget) field.ErrorList {
 	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
 	s, path := &new.Status, status()
+	errs = append(errs, metavalidation.ValidateConditions(s.Conditions, path.Child("conditions"))...)
 	errs = append(errs, nonNegative(int64(s.DisruptionsAllowed), path.Child("disruptionsAllowed"))...)
 	errs = append(errs, nonNegative(int64(s.CurrentHealthy), path.Child("currentHealthy"))...)
 	errs = append(errs, nonNegative(int64(s.DesiredHealthy), path.Child("desiredHealthy"))...)

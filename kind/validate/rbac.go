@@ -1,6 +1,8 @@
 package validate
 
 import (
+	"strings"
+
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -42,7 +44,7 @@ func policyRules(rules []rbacv1.PolicyRule, namespaced bool) field.ErrorList {
 	for i := range rules {
 		r, p := &rules[i], field.NewPath("rules").Index(i)
 		if len(r.Verbs) == 0 {
-			errs = append(errs, field.Required(p.Child("verbs"), "verbs must contain at least one value"))
+			errs = append(errs, field.Required(p.Child("verbs"), ""))
 		}
 		if len(r.NonResourceURLs) > 0 {
 			if namespaced {
@@ -128,6 +130,9 @@ func subjects(list []rbacv1.Subject, namespaced bool) field.ErrorList {
 				errs = append(errs, field.Required(p.Child("namespace"), ""))
 			}
 		case rbacv1.UserKind, rbacv1.GroupKind:
+			if s.Name == "" {
+				errs = append(errs, field.Invalid(p.Child("name"), s.Name, strings.ToLower(s.Kind)+" name cannot be empty"))
+			}
 			errs = append(errs, supported(s.APIGroup, p.Child("apiGroup"), rbacv1.GroupName)...)
 		default:
 			errs = append(errs, field.NotSupported(p.Child("kind"), s.Kind, []string{rbacv1.ServiceAccountKind, rbacv1.UserKind, rbacv1.GroupKind}))
