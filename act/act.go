@@ -123,6 +123,8 @@ type Event struct {
 	Source string
 	// Field path inside the object, e.g. spec.containers{app}. Optional.
 	Field string
+	// ResourceVersion of the object that the event is about. Optional.
+	ResourceVersion string
 }
 
 // Ref of the created object.

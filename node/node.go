@@ -208,7 +208,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	close(a.ready)
-	a.spawn(func() { a.events.run(ctx) })
+	a.spawn(func() { a.events.Run(ctx) })
 	a.spawn(func() { a.keepNode(ctx) })
 	a.spawn(func() { a.keepLease(ctx) })
 	a.spawn(func() { a.rotateLogs(ctx) })

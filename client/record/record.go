@@ -18,6 +18,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -52,13 +53,16 @@ type Recorder struct {
 	clock           env.Clock
 	rand            env.Rand
 	component, host string
-	queue           chan told
-	dropped         atomic.Int64
+	queue           chan *told
+	dropped, full   atomic.Int64
 
 	events  *cache[key, *known]   // equal events
 	kinds   *cache[key, *variety] // events that differ in the message alone
 	buckets *cache[key, *bucket]  // tokens of one source about one object
 	last    int64                 // of the instants that names are made of
+
+	// Log is told which events were lost; nil: nobody is. Set it before Run.
+	Log *slog.Logger
 }
 
 type told struct {
@@ -93,16 +97,17 @@ type bucket struct {
 // New makes a recorder for component on host; it starts nothing. Events with a
 // Source of their own keep it, without the host.
 func New(c client.Client, clock env.Clock, rand env.Rand, component, host string) *Recorder {
-	return &Recorder{client: c, clock: clock, rand: rand, component: component, host: host, queue: make(chan told, queueLength),
+	return &Recorder{client: c, clock: clock, rand: rand, component: component, host: host, queue: make(chan *told, queueLength),
 		events: newCache[key, *known](), kinds: newCache[key, *variety](), buckets: newCache[key, *bucket]()}
 }
 
 // Emit hands an event over; it never blocks.
 func (r *Recorder) Emit(e act.Event) {
 	select {
-	case r.queue <- told{e, r.clock.Now()}:
+	case r.queue <- &told{e, r.clock.Now()}:
 	default:
 		r.dropped.Add(1)
+		r.full.Add(1)
 	}
 }
 
@@ -115,14 +120,24 @@ func (r *Recorder) Run(ctx context.Context) error {
 	for {
 		select {
 		case t := <-r.queue:
-			r.write(ctx, t)
+			err := r.write(ctx, t)
+			if r.Log == nil {
+				continue
+			}
+			if err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err) {
+				r.Log.Warn("event is lost", "reason", t.event.Reason, "about", t.event.About.String(), "error", err)
+			}
+			if n := r.full.Swap(0); n > 0 {
+				r.Log.Warn("events were dropped, the queue was full", "count", n)
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-func (r *Recorder) write(ctx context.Context, t told) {
+// write returns why the event is lost. One that there were too many of is not.
+func (r *Recorder) write(ctx context.Context, t *told) error {
 	e := t.event
 	source := corev1.EventSource{Component: r.component, Host: r.host}
 	if e.Source != "" && e.Source != r.component {
@@ -142,7 +157,7 @@ func (r *Recorder) write(ctx context.Context, t told) {
 	}
 	if !allowed {
 		r.dropped.Add(1)
-		return
+		return nil
 	}
 	at := metav1.NewTime(t.at.Truncate(time.Second))
 	if old, ok := r.events.get(k); ok {
@@ -156,17 +171,17 @@ func (r *Recorder) write(ctx context.Context, t told) {
 		})
 		if err == nil {
 			old.count++
-			return
+			return nil
 		}
 		if !apierrors.IsNotFound(err) {
-			return
+			return err
 		}
 		// It has expired: a new one begins, at one.
 	}
 	obj := &corev1.Event{
 		ObjectMeta: metav1.ObjectMeta{Namespace: e.About.Namespace, Name: r.name(e.About.Name, t.at)},
 		InvolvedObject: corev1.ObjectReference{Kind: e.About.Kind.Kind, APIVersion: e.About.Kind.APIVersion(),
-			Namespace: e.About.Namespace, Name: e.About.Name, UID: e.UID, FieldPath: e.Field},
+			Namespace: e.About.Namespace, Name: e.About.Name, UID: e.UID, ResourceVersion: e.ResourceVersion, FieldPath: e.Field},
 		Type: e.Type, Reason: e.Reason, Message: e.Message, Source: source, ReportingController: source.Component, ReportingInstance: source.Host,
 		Count: 1, FirstTimestamp: at, LastTimestamp: at,
 	}
@@ -183,6 +198,7 @@ func (r *Recorder) write(ctx context.Context, t told) {
 	if err == nil {
 		r.events.put(k, &known{namespace: obj.Namespace, name: obj.Name, count: 1, first: at})
 	}
+	return err
 }
 
 // patiently tries again while the server cannot answer.

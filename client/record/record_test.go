@@ -82,7 +82,7 @@ func (l *lab) all() []*corev1.Event {
 func TestFirstEventIsComplete(t *testing.T) {
 	l := newLab(t)
 	e := about("web-0")
-	e.Field = "spec.containers{app}"
+	e.Field, e.ResourceVersion = "spec.containers{app}", "7"
 	l.tell(e)
 	got := l.all()
 	if len(got) != 1 {
@@ -92,7 +92,7 @@ func TestFirstEventIsComplete(t *testing.T) {
 	if want := fmt.Sprintf("web-0.%x", scenario.Epoch.UnixNano()); g.Name != want {
 		t.Errorf("name %q, want %q", g.Name, want)
 	}
-	if g.InvolvedObject != (corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: "shop", Name: "web-0", UID: "u", FieldPath: "spec.containers{app}"}) {
+	if g.InvolvedObject != (corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: "shop", Name: "web-0", UID: "u", ResourceVersion: "7", FieldPath: "spec.containers{app}"}) {
 		t.Errorf("involved object: %+v", g.InvolvedObject)
 	}
 	if g.Source != (corev1.EventSource{Component: "kubelet", Host: "n1"}) || g.ReportingController != "kubelet" || g.Count != 1 || !g.FirstTimestamp.Time.Equal(scenario.Epoch) {
