@@ -20,20 +20,15 @@ import (
 	"proa.dev/store"
 )
 
-// Server-side apply (Kubernetes docs, "Server-Side Apply"). Fields are tracked
-// from an object's first apply on: what was there before belongs to the manager
-// "before-first-apply", as for upstream's objects from before that feature. Until
-// then a write pays nothing for it.
+// Server-side apply (Kubernetes docs, "Server-Side Apply"). What an object without
+// managed fields holds, from before they were noted, belongs to the manager
+// "before-first-apply".
 
-// appliers are made on first use.
+// appliers and trackers are made on first use.
 type appliers struct {
-	mu     sync.Mutex
-	byDoor map[applierKey]*managedfields.FieldManager
-}
-
-type applierKey struct {
-	kind *kind.Kind
-	sub  string
+	mu       sync.Mutex
+	byDoor   map[doorKey]*managedfields.FieldManager
+	trackers sync.Map // of *fields.Tracker by doorKey
 }
 
 func (s *Server) fieldManager(k *kind.Kind, sub string) (*managedfields.FieldManager, error) {
@@ -49,18 +44,14 @@ func (s *Server) fieldManager(k *kind.Kind, sub string) (*managedfields.FieldMan
 	a := &s.appliers
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	key := applierKey{k, sub}
+	key := doorKey{k, sub}
 	if m := a.byDoor[key]; m != nil {
 		return m, nil
 	}
 	// What a door does not write is never owned through it.
 	reset := map[fieldpath.APIVersion]fieldpath.Filter{}
-	version := fieldpath.APIVersion(k.GVK().GroupVersion().String())
-	switch {
-	case sub == "" && k.Status != nil:
-		reset[version] = fieldpath.NewExcludeSetFilter(fieldpath.NewSet(fieldpath.MakePathOrDie("status")))
-	case sub == "status":
-		reset[version] = fieldpath.NewExcludeSetFilter(fieldpath.NewSet(fieldpath.MakePathOrDie("spec")))
+	if f := filterOf(doorOf(k, sub)); f != nil {
+		reset[fieldpath.APIVersion(k.APIVersion())] = f
 	}
 	scheme := kind.Scheme()
 	m, err := managedfields.NewDefaultFieldManager(fields.BuiltIn(), versions{scheme}, noDefaults{}, scheme, k.GVK(), k.GVK().GroupVersion(), sub, reset)
@@ -68,7 +59,7 @@ func (s *Server) fieldManager(k *kind.Kind, sub string) (*managedfields.FieldMan
 		return nil, fmt.Errorf("make field manager of %s: %w", k, err)
 	}
 	if a.byDoor == nil {
-		a.byDoor = map[applierKey]*managedfields.FieldManager{}
+		a.byDoor = map[doorKey]*managedfields.FieldManager{}
 	}
 	a.byDoor[key] = m
 	return m, nil
@@ -106,27 +97,6 @@ func (v versions) ConvertToVersion(in runtime.Object, to runtime.GroupVersioner)
 		return nil, err
 	}
 	out.GetObjectKind().SetGroupVersionKind(target.GVK())
-	return out, nil
-}
-
-// track notes which fields of a tracked object the manager has changed by
-// something other than an apply.
-func (s *Server) track(c *call, obj, old kind.Object, manager string) (kind.Object, error) {
-	k := working(c.kind)
-	if len(old.GetManagedFields()) == 0 || len(obj.GetManagedFields()) == 0 {
-		return obj, nil
-	}
-	m, err := s.fieldManager(k, c.sub)
-	if err != nil {
-		return nil, err
-	}
-	live := old.DeepCopyObject().(kind.Object)
-	live.GetObjectKind().SetGroupVersionKind(k.GVK())
-	obj.GetObjectKind().SetGroupVersionKind(k.GVK())
-	out, ok := m.UpdateNoErrors(live, obj, manager).(kind.Object)
-	if !ok {
-		return obj, nil
-	}
 	return out, nil
 }
 
@@ -177,6 +147,9 @@ func (s *Server) apply(ctx context.Context, c *call, data []byte, o metav1.Patch
 			return nil, &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: 500, Message: err.Error()}}
 		}
 		made, ok := out.(kind.Object)
+		if ok {
+			made.SetManagedFields(s.ownTimes(made.GetManagedFields(), live.GetManagedFields()))
+		}
 		if ok && c.kind.Coerce != nil {
 			strict, err := coerce(c.kind, made, o.FieldValidation != metav1.FieldValidationIgnore)
 			if err != nil {
@@ -211,7 +184,8 @@ func (s *Server) apply(ctx context.Context, c *call, data []byte, o metav1.Patch
 			if made.GetUID() != "" {
 				return nil, apierrors.NewConflict(schema.GroupResource{Group: c.kind.Group, Resource: c.kind.Plural}, c.name, fmt.Errorf("uid mismatch: the provided object specified uid %s, and no existing object was found", made.GetUID()))
 			}
-			return s.createManaged(ctx, c, made, metav1.CreateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager}, made.GetManagedFields())
+			owners := append([]metav1.ManagedFieldsEntry{}, made.GetManagedFields()...)
+			return s.createManaged(ctx, c, made, metav1.CreateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager}, owners)
 		}
 	}
 	for try := 0; ; try++ {

@@ -76,14 +76,19 @@ spec:
 	if _, err := ds.Patch(ctx, "web", types.ApplyYAMLPatchType, []byte(doc), metav1.PatchOptions{}); !apierrors.IsInvalid(err) {
 		t.Fatalf("apply without a manager: %v", err)
 	}
-	// Objects that were never applied cost nothing and can be applied later.
-	cm, err := cs.CoreV1().ConfigMaps("n").Create(ctx, configMap("plain", "1"), metav1.CreateOptions{})
+	// What was created is its maker's; what was made before managers were noted, or was
+	// told to forget them, is nobody's until an apply comes.
+	cm, err := cs.CoreV1().ConfigMaps("n").Create(ctx, configMap("plain", "1"), metav1.CreateOptions{FieldManager: "kubectl-create"})
+	if err != nil || len(cm.ManagedFields) != 1 || cm.ManagedFields[0].Manager != "kubectl-create" {
+		t.Fatalf("%v %v", cm, err)
+	}
+	cm, err = cs.CoreV1().ConfigMaps("n").Patch(ctx, "plain", types.MergePatchType, []byte(`{"metadata":{"managedFields":[{}]}}`), metav1.PatchOptions{})
 	if err != nil || len(cm.ManagedFields) != 0 {
 		t.Fatalf("%v %v", cm, err)
 	}
 	force := true
 	cm, err = cs.CoreV1().ConfigMaps("n").Patch(ctx, "plain", types.ApplyYAMLPatchType, []byte(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"plain"},"data":{"z":"1"}}`), metav1.PatchOptions{FieldManager: "a", Force: &force})
-	if err != nil || cm.Data["z"] != "1" || cm.Data["k"] != "1" || len(cm.ManagedFields) != 2 {
+	if err != nil || cm.Data["z"] != "1" || cm.Data["k"] != "1" || len(cm.ManagedFields) != 2 || cm.ManagedFields[1].Manager != "before-first-apply" {
 		t.Fatalf("%+v %v", cm, err)
 	}
 	var _ *corev1.ConfigMap = cm

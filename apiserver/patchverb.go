@@ -44,7 +44,7 @@ func (s *Server) patch(ctx context.Context, c *call, t types.PatchType, data []b
 		return nil, false, err
 	}
 	warned := false
-	ch := change{door: door, options: &o, dryRun: isDryRun(o.DryRun), warnings: c.sub == "", manager: o.FieldManager,
+	ch := change{door: door, options: &o, dryRun: isDryRun(o.DryRun), warnings: c.sub == "", tracks: true, manager: o.FieldManager,
 		make: func(old kind.Object) (kind.Object, error) {
 			out := c.kind.New()
 			strictErrors, err := s.applyPatch(c, t, data, old, out, c.kind.GVK(), o.FieldValidation)

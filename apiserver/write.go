@@ -152,6 +152,16 @@ func (s *Server) createOnce(ctx context.Context, c *call, obj kind.Object, o met
 	if c.kind.Default != nil {
 		c.kind.Default(obj)
 	}
+	obj.SetDeletionTimestamp(nil)
+	obj.SetDeletionGracePeriodSeconds(nil)
+	switch {
+	case managed == nil:
+		s.ownNew(c, obj, o.FieldManager)
+	case len(managed) == 0:
+		obj.SetManagedFields(nil)
+	default:
+		obj.SetManagedFields(managed)
+	}
 	k := working(c.kind)
 	if k != c.kind && c.kind.Validate != nil {
 		// The stored twin may be laxer than the version that was sent.
@@ -177,7 +187,6 @@ func (s *Server) createOnce(ctx context.Context, c *call, obj kind.Object, o met
 		}
 	}
 	s.fillSystemFields(c, obj)
-	obj.SetManagedFields(managed)
 	generated := obj.GetName() == "" && obj.GetGenerateName() != ""
 	if generated {
 		obj.SetName(s.generateName(obj.GetGenerateName()))
@@ -187,8 +196,12 @@ func (s *Server) createOnce(ctx context.Context, c *call, obj kind.Object, o met
 	}
 	r := &admit.Request{Kind: k.Root(), Served: c.kind, Options: &o, Operation: admit.Create, User: c.user, Namespace: obj.GetNamespace(), Name: obj.GetName(),
 		Object: obj, DryRun: dry, Now: s.clock.Now(), Snapshot: s.view.Snapshot(), Warn: c.warn}
+	owners := entriesOf(obj)
 	if err := s.mutate(ctx, r); err != nil {
 		return nil, err
+	}
+	if r.Object != obj {
+		sound(c, r.Object, obj, owners)
 	}
 	obj = r.Object
 	if k.PrepareCreate != nil {
@@ -265,7 +278,6 @@ func (s *Server) fillSystemFields(c *call, obj kind.Object) {
 	obj.SetDeletionGracePeriodSeconds(nil)
 	obj.SetGeneration(0)
 	obj.SetSelfLink("")
-	obj.SetManagedFields(nil)
 	obj.SetResourceVersion("")
 }
 
@@ -284,10 +296,10 @@ type change struct {
 	createAbsent func() (kind.Object, error)
 	// warnings asks the row for its warnings.
 	warnings bool
-	// applied: make has noted the fields' managers itself; otherwise manager is
-	// who changed them.
-	applied bool
-	manager string
+	// tracks: what changes is noted as manager's. applied: make has noted it itself.
+	// Otherwise nobody owns it.
+	tracks, applied bool
+	manager         string
 	// options that the client sent, for admission.
 	options runtime.Object
 }
@@ -366,9 +378,12 @@ func (s *Server) modify(ctx context.Context, c *call, ch change) (obj kind.Objec
 		if named && obj.GetResourceVersion() != old.GetResourceVersion() {
 			return nil, false, modified(c, c.name)
 		}
-		carryOver(obj, old, ch.applied)
+		carryOver(obj, old, ch.applied || ch.tracks)
 		if c.kind.Default != nil {
 			c.kind.Default(obj)
+		}
+		if ch.tracks {
+			s.ownChange(c, oldServed, obj, ch.manager)
 		}
 		if k != c.kind && ch.door != nil && c.sub == "" && c.kind.ValidateUpdate != nil {
 			if errs := c.kind.ValidateUpdate(obj, oldServed); len(errs) > 0 {
@@ -414,21 +429,23 @@ func (s *Server) modify(ctx context.Context, c *call, ch change) (obj kind.Objec
 // modifyOnce is one attempt: its conflicts are the store's errors.
 func (s *Server) modifyOnce(ctx context.Context, c *call, ch change, r *admit.Request, stored kind.Object) (obj kind.Object, written bool, err error) {
 	k, old := working(c.kind), r.Old
+	sent := r.Object
+	owners := entriesOf(sent)
 	if err := s.mutate(ctx, r); err != nil {
 		return nil, false, err
 	}
-	obj = r.Object
+	if obj = r.Object; obj != sent {
+		sound(c, obj, sent, owners)
+		owners = entriesOf(obj)
+	}
 	if ch.door != nil && ch.door.PrepareUpdate != nil {
 		ch.door.PrepareUpdate(obj, old)
+		if !k.Custom {
+			obj.SetManagedFields(owners)
+		}
 	}
 	if k.Stamp != nil {
 		k.Stamp(obj, r.Now)
-	}
-	if !ch.applied {
-		if obj, err = s.track(c, obj, old, ch.manager); err != nil {
-			return nil, false, err
-		}
-		r.Object = obj
 	}
 	if ch.door != nil && ch.door.ValidateUpdate != nil {
 		if errs := ch.door.ValidateUpdate(obj, old); len(errs) > 0 {
@@ -463,7 +480,7 @@ func (s *Server) modifyOnce(ctx context.Context, c *call, ch change, r *admit.Re
 		}
 		return obj, true, nil
 	}
-	if apiequality.Semantic.DeepEqual(obj, stored) {
+	if same(obj, stored) {
 		stale, err := s.stale(ctx, k, obj, expect)
 		if err != nil || !stale {
 			release()
@@ -477,6 +494,23 @@ func (s *Server) modifyOnce(ctx context.Context, c *call, ch change, r *admit.Re
 		return nil, false, err
 	}
 	return obj, true, nil
+}
+
+// same says that nothing but the times of managed fields has changed; they are then
+// the old ones.
+func same(obj, stored kind.Object) bool {
+	now, old := entriesOf(obj), entriesOf(stored)
+	quiet := calm(now, old)
+	if len(now) > 0 && &quiet[0] != &now[0] {
+		obj.SetManagedFields(quiet)
+	}
+	if apiequality.Semantic.DeepEqual(obj, stored) {
+		return true
+	}
+	if len(now) > 0 && &quiet[0] != &now[0] {
+		obj.SetManagedFields(now)
+	}
+	return false
 }
 
 // stale says that writing an object again, though nothing in it changed, changes
@@ -535,8 +569,8 @@ func checkIdentity(c *call, obj, old kind.Object, needVersion bool) error {
 	return nil
 }
 
-// carryOver keeps what no client may change or leave out.
-func carryOver(obj, old kind.Object, applied bool) {
+// carryOver keeps what no client may change or leave out; owned: but for managed fields.
+func carryOver(obj, old kind.Object, owned bool) {
 	if obj.GetUID() == "" {
 		obj.SetUID(old.GetUID())
 	}
@@ -551,11 +585,8 @@ func carryOver(obj, old kind.Object, applied bool) {
 	obj.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
 	obj.SetGeneration(old.GetGeneration())
 	obj.SetSelfLink("")
-	if m := obj.GetManagedFields(); !applied && !(len(m) == 1 && m[0].Operation == "") {
+	if !owned {
 		obj.SetManagedFields(old.GetManagedFields())
-	} else if !applied {
-		// One empty entry asks to forget the managers.
-		obj.SetManagedFields(nil)
 	}
 	// An unconditional write is one against the newest version.
 	obj.SetResourceVersion(old.GetResourceVersion())
@@ -582,7 +613,7 @@ func (s *Server) update(ctx context.Context, c *call, obj kind.Object, o metav1.
 		return nil, false, err
 	}
 	first := true
-	ch := change{door: door, options: &o, dryRun: isDryRun(o.DryRun), needVersion: true, warnings: c.sub == "", manager: o.FieldManager,
+	ch := change{door: door, options: &o, dryRun: isDryRun(o.DryRun), needVersion: true, warnings: c.sub == "", tracks: true, manager: o.FieldManager,
 		make: func(kind.Object) (kind.Object, error) {
 			if first {
 				first = false

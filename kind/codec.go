@@ -103,6 +103,7 @@ func DecodeStored(k *Kind, data []byte) (Object, error) {
 	if err := m.Unmarshal(raw); err != nil {
 		return nil, fmt.Errorf("decode stored %s: %w", from, err)
 	}
+	shareEntries(obj)
 	return complete(root, from, obj)
 }
 
