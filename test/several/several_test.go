@@ -470,12 +470,8 @@ func TestDecidersFailOver(t *testing.T) {
 	}
 	began = time.Now()
 	cut.wire.cut.Store(true)
-	await.True(t, 5*lease, "another leader", func() bool { n := leader(t, other); return n >= 0 && n != l })
-	took := time.Since(began)
-	t.Logf("a leader that was cut off was replaced in %v", took)
-	if took > 2*lease+2*time.Second {
-		t.Errorf("it took %v, the lease is %v", took, lease)
-	}
+	await.True(t, 2*lease+2*time.Second, "another leader when the lease of the one that was cut off is over", func() bool { n := leader(t, other); return n >= 0 && n != l })
+	t.Logf("a leader that was cut off was replaced in %v", time.Since(began))
 	works(t, other, "cut-off")
 	if _, err := cut.Admin().Get(t.Context(), kind.Namespace, "", "ended", metav1.GetOptions{ResourceVersion: "0"}); err != nil {
 		t.Errorf("read of any version without etcd: %v", err)

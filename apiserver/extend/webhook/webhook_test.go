@@ -33,6 +33,7 @@ import (
 	"proa.dev/apiserver/extend/policy"
 	"proa.dev/apiserver/extend/webhook"
 	"proa.dev/env"
+	"proa.dev/internal/await"
 )
 
 // fixture is a server with webhooks.
@@ -365,44 +366,60 @@ func TestUpdateMayNotMove(t *testing.T) {
 
 func TestTimeoutAndFailurePolicy(t *testing.T) {
 	f := start(t)
-	release := make(chan struct{})
-	slow := raw(t, func(b *backend, w http.ResponseWriter, doc *admissionv1.AdmissionReview) {
-		<-release
-	})
-	t.Cleanup(func() { close(release) })
-	one, ignore := int32(1), admissionregv1.Ignore
+	hanging := func() (b *backend, release func()) {
+		until := make(chan struct{})
+		b = raw(t, func(*backend, http.ResponseWriter, *admissionv1.AdmissionReview) { <-until })
+		release = sync.OnceFunc(func() { close(until) })
+		t.Cleanup(release)
+		return b, release
+	}
+	slow, release := hanging()
+	long, one, ignore := int32(30), int32(1), admissionregv1.Ignore
 	f.validating(t, "slow", slow.client(), func(w *admissionregv1.ValidatingWebhook) {
-		w.TimeoutSeconds = &one
+		w.TimeoutSeconds = &long
 		w.Rules = rules("secrets", admissionregv1.Create)
 	})
 	secret := func(name string) error {
 		_, err := f.CoreV1().Secrets("one").Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
 		return err
 	}
-	// While it hangs, what does not depend on it goes on.
-	var hung sync.WaitGroup
-	var failures atomic.Int32
-	for i := range 8 {
-		hung.Go(func() {
-			if err := secret(fmt.Sprintf("s%d", i)); err != nil && strings.Contains(err.Error(), "context deadline exceeded") && strings.Contains(err.Error(), "timeout=1s") {
-				failures.Add(1)
-			}
-		})
+	var calls sync.WaitGroup
+	var ended, failures atomic.Int32
+	eight := func(name string) {
+		for i := range 8 {
+			calls.Go(func() {
+				err := secret(fmt.Sprint(name, i))
+				ended.Add(1)
+				if err != nil && strings.Contains(err.Error(), "context deadline exceeded") && strings.Contains(err.Error(), "timeout=1s") {
+					failures.Add(1)
+				}
+			})
+		}
 	}
-	begun := time.Now()
+	// While it hangs, what does not depend on it goes on.
+	eight("hangs")
+	await.True(t, 20*time.Second, "eight calls hang", func() bool { return slow.count() == 8 })
 	for i := range 20 {
 		_, err := f.configMap(t.Context(), fmt.Sprintf("free%d", i), nil)
 		ok(t, err)
 	}
-	if d := time.Since(begun); d > 900*time.Millisecond {
-		t.Errorf("others waited %v for a webhook that they do not depend on", d)
+	if n := ended.Load(); n != 0 {
+		t.Errorf("others waited for a webhook that they do not depend on: %d of its 8 calls had ended before", n)
 	}
-	hung.Wait()
+	release()
+	calls.Wait()
+	// After its timeout, the policy decides.
+	slow, _ = hanging()
+	w, err := f.AdmissionregistrationV1().ValidatingWebhookConfigurations().Get(t.Context(), "slow", metav1.GetOptions{})
+	ok(t, err)
+	w.Webhooks[0].ClientConfig, w.Webhooks[0].TimeoutSeconds = slow.client(), &one
+	w, err = f.AdmissionregistrationV1().ValidatingWebhookConfigurations().Update(t.Context(), w, metav1.UpdateOptions{})
+	ok(t, err)
+	eight("fails")
+	calls.Wait()
 	if failures.Load() != 8 {
 		t.Errorf("%d of 8 failed with the deadline", failures.Load())
 	}
-	w, err := f.AdmissionregistrationV1().ValidatingWebhookConfigurations().Get(t.Context(), "slow", metav1.GetOptions{})
-	ok(t, err)
 	w.Webhooks[0].FailurePolicy = &ignore
 	_, err = f.AdmissionregistrationV1().ValidatingWebhookConfigurations().Update(t.Context(), w, metav1.UpdateOptions{})
 	ok(t, err)
