@@ -26,6 +26,7 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -58,6 +59,7 @@ import (
 	"proa.dev/control/customresource"
 	"proa.dev/control/namespace"
 	"proa.dev/control/parts"
+	"proa.dev/control/serviceaddress"
 	"proa.dev/env"
 	"proa.dev/internal/group"
 	"proa.dev/internal/uuid"
@@ -275,6 +277,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Step == nil {
 		cfg.Step = func(string, time.Duration) {}
 	}
+	cfg.First.Services = cfg.Services
 	if !cfg.First.APIService.IsValid() {
 		cfg.First.APIService = first.ServiceAddress(cfg.Services, 1)
 	}
@@ -495,8 +498,9 @@ func (s *Server) start(g *group.Group) error {
 		return err
 	}
 	g.Go("definitions", func(ctx context.Context) error {
-		// Every server decides about definitions, also one without controllers.
-		rt := control.New(control.Config{Parts: append(customresource.Parts(), apiservice.Parts(discovery.Priority, s.trust())...), View: s.View, Clock: s.cfg.Clock, Log: s.cfg.Log, Workers: 2,
+		// Every server decides about definitions and about the addresses that it gives,
+		// also one without controllers.
+		rt := control.New(control.Config{Parts: slices.Concat(customresource.Parts(), apiservice.Parts(discovery.Priority, s.trust()), serviceaddress.Parts()), View: s.View, Clock: s.cfg.Clock, Log: s.cfg.Log, Workers: 2,
 			Client: func(string) client.Client { return s.Admin() }})
 		if err := rt.Run(ctx); ctx.Err() == nil {
 			return err

@@ -4,12 +4,15 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -23,9 +26,13 @@ import (
 // the view does not show yet, under one lock. A promise ends when the view shows
 // its write, or the request failed.
 //
-// Bounds: the first sixteenth of the range (at least 16, at most 256 addresses)
+// Addresses come from the server's own range and, when that is full, from the
+// ServiceCIDRs that are ready, in the order of their names. An IPAddress that
+// belongs to no Service keeps its address from Services.
+//
+// Bounds: the first sixteenth of each range (at least 16, at most 256 addresses)
 // is left for Services that name their address (KEP-3070), and so are the first
-// ports of the node port range (KEP-3668). The network is IPv4.
+// ports of the node port range (KEP-3668). The networks are IPv4.
 type Addresses struct {
 	Range              netip.Prefix // service network, IPv4
 	PortFirst, PortEnd int32        // node ports in [PortFirst, PortEnd)
@@ -159,7 +166,7 @@ func (a *Addresses) taken(uid types.UID) taken {
 	return taken{
 		ip: func(ip netip.Addr) bool {
 			by, ok := a.ips[ip]
-			return ok && by != uid || ips[ip]
+			return ok && by != uid || ips[ip] || !ok && a.kept(ip)
 		},
 		port: func(p int32) bool {
 			by, ok := a.ports[p]
@@ -186,9 +193,10 @@ func (a *Addresses) assign(ctx context.Context, r *Request) error {
 		keep(svc, old)
 	}
 	busy := a.taken(svc.UID)
+	ranges := a.ranges()
 	for _, step := range []func() error{
 		func() error { return a.families(svc) },
-		func() error { return a.assignIP(svc, busy) },
+		func() error { return a.assignIP(svc, ranges, busy) },
 		func() error { return a.assignPorts(svc, busy) },
 	} {
 		if err := step(); err != nil {
@@ -278,7 +286,7 @@ func (a *Addresses) families(svc *corev1.Service) error {
 	return nil
 }
 
-func (a *Addresses) assignIP(svc *corev1.Service, busy taken) error {
+func (a *Addresses) assignIP(svc *corev1.Service, ranges []netip.Prefix, busy taken) error {
 	spec := &svc.Spec
 	if spec.Type == corev1.ServiceTypeExternalName {
 		return nil
@@ -292,8 +300,14 @@ func (a *Addresses) assignIP(svc *corev1.Service, busy taken) error {
 			spec.ClusterIPs = []string{corev1.ClusterIPNone}
 		}
 	case "":
-		addr, ok := a.freeIP(busy)
-		if !ok {
+		var addr netip.Addr
+		found := false
+		for _, r := range ranges {
+			if addr, found = a.freeIP(r, busy); found {
+				break
+			}
+		}
+		if !found {
 			return apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP: range is full"))
 		}
 		spec.ClusterIP, spec.ClusterIPs = addr.String(), []string{addr.String()}
@@ -303,7 +317,10 @@ func (a *Addresses) assignIP(svc *corev1.Service, busy taken) error {
 			break // validation says so
 		}
 		path := field.NewPath("spec", "clusterIPs").Index(0)
-		if first, last := a.ends(); addr.Less(first) || last.Less(addr) {
+		if !slices.ContainsFunc(ranges, func(r netip.Prefix) bool {
+			first, last := ends(r)
+			return !addr.Less(first) && !last.Less(addr)
+		}) {
 			return invalidService(svc, path, spec.ClusterIP, fmt.Sprintf("failed to allocate IP %s: the provided IP (%s) is not in the valid range. The range of valid IPs is %s", addr, addr, a.Range.Masked()))
 		}
 		if busy.ip(addr) {
@@ -318,13 +335,40 @@ func (a *Addresses) assignIP(svc *corev1.Service, busy taken) error {
 
 // ends are the first and the last address that a Service may have: the network's
 // own and its broadcast address are nobody's.
-func (a *Addresses) ends() (first, last netip.Addr) {
-	base := a.Range.Masked().Addr()
-	return plus(base, 1), plus(base, a.size()-2)
+func ends(r netip.Prefix) (first, last netip.Addr) {
+	base := r.Masked().Addr()
+	return plus(base, 1), plus(base, size(r)-2)
 }
 
-func (a *Addresses) size() uint64 {
-	return uint64(1) << min(a.Range.Addr().BitLen()-a.Range.Bits(), 31)
+func size(r netip.Prefix) uint64 {
+	return uint64(1) << min(r.Addr().BitLen()-r.Bits(), 31)
+}
+
+// ranges to give addresses from: the server's own, then those that people added.
+func (a *Addresses) ranges() []netip.Prefix {
+	out := []netip.Prefix{a.Range.Masked()}
+	for c := range view.List[*networkingv1.ServiceCIDR](a.View.Snapshot(), kind.ServiceCIDR, "") {
+		ready := c.DeletionTimestamp == nil && slices.ContainsFunc(c.Status.Conditions, func(x metav1.Condition) bool {
+			return x.Type == networkingv1.ServiceCIDRConditionReady && x.Status == metav1.ConditionTrue
+		})
+		for _, cidr := range c.Spec.CIDRs {
+			// The smallest one has an address between the network's own and the broadcast.
+			if p, err := netip.ParsePrefix(cidr); err == nil && ready && p.Addr().Is4() && p.Bits() <= 30 && !slices.Contains(out, p.Masked()) {
+				out = append(out, p.Masked())
+			}
+		}
+	}
+	return out
+}
+
+// kept says whether somebody who is no Service has the address. What is written of
+// Services follows them, and does not count.
+func (a *Addresses) kept(ip netip.Addr) bool {
+	o := view.Get[*networkingv1.IPAddress](a.View.Snapshot(), kind.IPAddress, "", ip.String())
+	if o == nil || o.Spec.ParentRef == nil {
+		return false
+	}
+	return o.Spec.ParentRef.Group != "" || o.Spec.ParentRef.Resource != "services"
 }
 
 func (a *Addresses) assignPorts(svc *corev1.Service, busy taken) error {
@@ -421,13 +465,13 @@ func keep(svc, old *corev1.Service) {
 	}
 }
 
-func (a *Addresses) freeIP(busy taken) (netip.Addr, bool) {
-	size := a.size()
+func (a *Addresses) freeIP(of netip.Prefix, busy taken) (netip.Addr, bool) {
+	size := size(of)
 	static := min(max(size/16, 16), 256)
 	if size <= 2*static {
 		static = 0
 	}
-	base := a.Range.Masked().Addr()
+	base := of.Masked().Addr()
 	for _, r := range [][2]uint64{{static + 1, size - 1}, {1, static + 1}} {
 		from, to := r[0], r[1]
 		if to <= from {

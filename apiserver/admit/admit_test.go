@@ -756,6 +756,44 @@ func TestAddressesByType(t *testing.T) {
 	}
 }
 
+// TestAddressesOfRanges: ranges that people add give addresses when they are ready,
+// and an address that somebody else has is not given.
+func TestAddressesOfRanges(t *testing.T) {
+	cidr := func(name, status string, deleted bool, cidrs ...string) *networkingv1.ServiceCIDR {
+		c := &networkingv1.ServiceCIDR{ObjectMeta: named("", name), Spec: networkingv1.ServiceCIDRSpec{CIDRs: cidrs},
+			Status: networkingv1.ServiceCIDRStatus{Conditions: []metav1.Condition{{Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionStatus(status)}}}}
+		if deleted {
+			c.DeletionTimestamp, c.Finalizers = &metav1.Time{Time: time.Unix(1, 0)}, []string{"a/b"}
+		}
+		return c
+	}
+	owned := func(ip, group, resource string) *networkingv1.IPAddress {
+		return &networkingv1.IPAddress{ObjectMeta: named("", ip), Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Group: group, Resource: resource, Name: "x"}}}
+	}
+	v := loaded(cidr("a-more", "True", false, "fd00::/112", "10.0.1.0/30"), cidr("b-new", "Unknown", false, "10.0.2.0/24"), cidr("c-gone", "True", true, "10.0.3.0/24"),
+		owned("10.0.0.2", "gateway.networking.k8s.io", "gateways"), owned("10.0.1.1", "", "services"))
+	at := func(ip string) func(*corev1.Service) {
+		return func(s *corev1.Service) { s.Spec.ClusterIP = ip }
+	}
+	for ip, want := range map[string]string{
+		"10.0.1.1": "", "10.0.1.3": "not in the valid range", "10.0.2.1": "not in the valid range", "10.0.3.1": "not in the valid range",
+		"10.0.0.2": "failed to allocate IP 10.0.0.2: provided IP is already allocated",
+	} {
+		wants(t, ip, run(addresses(v, "10.0.0.0/30").Plugin(), ask(v, service("s", at(ip)), nil)), want)
+	}
+	a, got := addresses(v, "10.0.0.0/30"), map[string]bool{}
+	for i := range 3 {
+		s := service(fmt.Sprint("s", i), nil)
+		s.UID = types.UID(s.Name)
+		wants(t, s.Name, run(a.Plugin(), ask(v, s, nil)), "")
+		got[s.Spec.ClusterIP] = true
+	}
+	if len(got) != 3 || !got["10.0.0.1"] || !got["10.0.1.1"] || !got["10.0.1.2"] {
+		t.Errorf("three Services have %v", got)
+	}
+	wants(t, "a fourth", run(a.Plugin(), ask(v, service("s3", nil), nil)), "range is full")
+}
+
 // write puts what was admitted into the view.
 func write(v *view.View, rev int64, o kind.Object) {
 	o.SetResourceVersion(strconv.FormatInt(rev, 10))

@@ -1,6 +1,6 @@
 // Package first makes the objects that every cluster has from its first moment:
-// namespaces, the default RBAC policy, the system priority classes, the Services
-// of the API server and of DNS with their endpoints. Each start completes what is
+// namespaces, the default RBAC policy, the system priority classes, the network of
+// Services, those of the API server and of DNS with their endpoints. Each start completes what is
 // missing and leaves what people changed alone, except for the policy, which is
 // completed unless an object opts out (docs, "Auto-reconciliation").
 package first
@@ -16,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -35,7 +36,9 @@ type Config struct {
 	APIPort int32
 	// NoEndpoints leaves the endpoints of the API's Service to somebody else.
 	NoEndpoints bool
-	// APIService and DNSService are addresses in the service network.
+	// Services is the network of cluster IPs; APIService and DNSService are addresses
+	// in it.
+	Services               netip.Prefix
 	APIService, DNSService netip.Addr
 	// DNS is where the node answers DNS; Port of the address.
 	DNS     netip.Addr
@@ -257,6 +260,10 @@ func services(cfg Config) []item {
 			Spec: corev1.ServiceSpec{ClusterIP: cfg.APIService.String(), Ports: []corev1.ServicePort{
 				{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(cfg.APIPort)}}},
 		}},
+	}
+	if cfg.Services.IsValid() {
+		out = append(out, item{k: kind.ServiceCIDR, obj: &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"},
+			Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{cfg.Services.Masked().String()}}}})
 	}
 	if !cfg.NoEndpoints {
 		out = append(out,

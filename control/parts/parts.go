@@ -22,6 +22,7 @@ import (
 	"proa.dev/control/replicaset"
 	"proa.dev/control/rootca"
 	"proa.dev/control/serviceaccount"
+	"proa.dev/control/serviceaddress"
 	"proa.dev/control/statefulset"
 	"proa.dev/control/token"
 	"proa.dev/kind"
@@ -52,6 +53,7 @@ func All(table *kind.Table, ca string) []control.Part {
 		node.EvictPart(),
 		podgc.Part(),
 		loadbalancer.Part(),
+		serviceaddress.RangePart(),
 		quota.Part(table),
 		disruption.Part(table),
 		migration.Part(),
