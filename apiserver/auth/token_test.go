@@ -33,7 +33,7 @@ type issuer struct {
 	sa   *corev1.ServiceAccount
 }
 
-func newIssuer(t *testing.T, objects ...kind.Object) *issuer {
+func newIssuer(t testing.TB, objects ...kind.Object) *issuer {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -57,7 +57,7 @@ func (i *issuer) remove(k *kind.Kind, o kind.Object) {
 	i.view.Apply(view.Change{Kind: k, Revision: i.rev, Last: o})
 }
 
-func (i *issuer) token(t *testing.T, bound *authenticationv1.BoundObjectReference, audiences ...string) string {
+func (i *issuer) token(t testing.TB, bound *authenticationv1.BoundObjectReference, audiences ...string) string {
 	t.Helper()
 	tr := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: audiences, BoundObjectRef: bound}}
 	if err := i.Issue(i.sa, tr); err != nil {

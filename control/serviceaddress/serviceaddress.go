@@ -159,13 +159,6 @@ func PlanDefault(s view.Snapshot, ref view.Ref, now time.Time) (act.List, time.T
 	return ready(c, now, "Kubernetes default Service CIDR is ready"), time.Time{}
 }
 
-// Ready says whether addresses may be given from the range.
-func Ready(c *networkingv1.ServiceCIDR) bool {
-	return c.DeletionTimestamp == nil && slices.ContainsFunc(c.Status.Conditions, func(x metav1.Condition) bool {
-		return x.Type == networkingv1.ServiceCIDRConditionReady && x.Status == metav1.ConditionTrue
-	})
-}
-
 // ready sets the condition, unless there is one.
 func ready(c *networkingv1.ServiceCIDR, now time.Time, message string) act.List {
 	if slices.ContainsFunc(c.Status.Conditions, func(x metav1.Condition) bool { return x.Type == networkingv1.ServiceCIDRConditionReady }) {
@@ -243,11 +236,11 @@ func PlanRange(s view.Snapshot, ref view.Ref, now time.Time) (act.List, time.Tim
 
 // used: an address in the range is in no other one that stays.
 func used(s view.Snapshot, c *networkingv1.ServiceCIDR) bool {
-	mine := Prefixes(c)
+	mine := prefixes(c)
 	var others []netip.Prefix
 	for o := range view.List[*networkingv1.ServiceCIDR](s, kind.ServiceCIDR, "") {
 		if o.Name != c.Name && o.DeletionTimestamp == nil {
-			others = append(others, Prefixes(o)...)
+			others = append(others, prefixes(o)...)
 		}
 	}
 	has := func(ps []netip.Prefix, a netip.Addr) bool {
@@ -261,8 +254,8 @@ func used(s view.Snapshot, c *networkingv1.ServiceCIDR) bool {
 	return false
 }
 
-// Prefixes of a ServiceCIDR.
-func Prefixes(c *networkingv1.ServiceCIDR) []netip.Prefix {
+// prefixes of a ServiceCIDR.
+func prefixes(c *networkingv1.ServiceCIDR) []netip.Prefix {
 	var out []netip.Prefix
 	for _, cidr := range c.Spec.CIDRs {
 		if p, err := netip.ParsePrefix(cidr); err == nil {

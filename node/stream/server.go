@@ -73,6 +73,9 @@ type Config struct {
 	Log       *slog.Logger
 	// IdleTimeout of streams without traffic; default 4 h.
 	IdleTimeout time.Duration
+	// CreationTimeout of the streams that an SPDY client owes after its upgrade;
+	// default 30 s.
+	CreationTimeout time.Duration
 }
 
 type server struct{ Config }
@@ -81,6 +84,9 @@ type server struct{ Config }
 func Handler(cfg Config) http.Handler {
 	if cfg.IdleTimeout == 0 {
 		cfg.IdleTimeout = 4 * time.Hour
+	}
+	if cfg.CreationTimeout == 0 {
+		cfg.CreationTimeout = 30 * time.Second
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = env.SystemClock()
@@ -323,7 +329,7 @@ func (s *server) exec(w http.ResponseWriter, r *http.Request) {
 		})
 		return
 	}
-	remotecommand.ServeExec(w, r, commands{s.Streams}, "", "", id, cmd, o, s.IdleTimeout, 30*time.Second, remotecommand.SupportedStreamingProtocols)
+	remotecommand.ServeExec(w, r, commands{s.Streams}, "", "", id, cmd, o, s.IdleTimeout, s.CreationTimeout, remotecommand.SupportedStreamingProtocols)
 }
 
 func (s *server) attach(w http.ResponseWriter, r *http.Request) {
@@ -337,7 +343,7 @@ func (s *server) attach(w http.ResponseWriter, r *http.Request) {
 		})
 		return
 	}
-	remotecommand.ServeAttach(w, r, commands{s.Streams}, "", "", id, o, s.IdleTimeout, 30*time.Second, remotecommand.SupportedStreamingProtocols)
+	remotecommand.ServeAttach(w, r, commands{s.Streams}, "", "", id, o, s.IdleTimeout, s.CreationTimeout, remotecommand.SupportedStreamingProtocols)
 }
 
 func (s *server) target(w http.ResponseWriter, r *http.Request) (*remotecommand.Options, string, bool) {
@@ -456,5 +462,5 @@ func (s *server) portForward(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	portforward.ServePortForward(w, r, commands{s.Streams}, id, "", o, s.IdleTimeout, 30*time.Second, portforward.SupportedProtocols)
+	portforward.ServePortForward(w, r, commands{s.Streams}, id, "", o, s.IdleTimeout, s.CreationTimeout, portforward.SupportedProtocols)
 }

@@ -42,6 +42,8 @@ const (
 	pingEvery = 5 * time.Second
 	pingLimit = 60 * time.Second
 	copyBytes = 32 << 10
+	// controlBytes of a size or of a closed channel are looked at.
+	controlBytes = 1 << 10
 )
 
 func speaksChannels(r *http.Request) bool {
@@ -183,23 +185,29 @@ func (c *channelConn) receive(ctx context.Context, halfClose bool) {
 		}
 	}()
 	for {
-		_, m, err := c.ws.ReadMessage()
+		// A message may be of any length: none is held as a whole.
+		_, m, err := c.ws.NextReader()
 		if err != nil {
 			return
 		}
-		if len(m) == 0 {
+		var ch [1]byte
+		if _, err := io.ReadFull(m, ch[:]); err != nil {
+			continue // empty; a broken connection says so again
+		}
+		if ch[0] == chStdin {
+			if c.feed != nil {
+				c.take(m)
+			}
 			continue
 		}
-		switch m[0] {
-		case chStdin:
-			if c.feed != nil && len(m) > 1 {
-				if _, err := c.feed.Write(m[1:]); err != nil {
-					c.feed.Close() // the command does not read any more
-				}
-			}
+		content, err := io.ReadAll(io.LimitReader(m, controlBytes))
+		if err != nil {
+			return
+		}
+		switch ch[0] {
 		case chResize:
 			var size Size
-			if c.resize == nil || json.Unmarshal(m[1:], &size) != nil {
+			if c.resize == nil || json.Unmarshal(content, &size) != nil {
 				continue
 			}
 			select {
@@ -208,9 +216,27 @@ func (c *channelConn) receive(ctx context.Context, halfClose bool) {
 				// Keep reading: the close message is still to come.
 			}
 		case chClose:
-			if halfClose && len(m) == 2 && m[1] == chStdin && c.feed != nil {
+			if halfClose && len(content) == 1 && content[0] == chStdin && c.feed != nil {
 				c.feed.Close()
 			}
+		}
+	}
+}
+
+// take feeds a message to stdin, in pieces; what the command does not read any more
+// is passed over.
+func (c *channelConn) take(m io.Reader) {
+	b := make([]byte, copyBytes)
+	for {
+		n, err := m.Read(b)
+		if n > 0 {
+			if _, err := c.feed.Write(b[:n]); err != nil {
+				c.feed.Close()
+				return // the next message's reader passes over the rest
+			}
+		}
+		if err != nil {
+			return
 		}
 	}
 }
@@ -270,7 +296,7 @@ func (s *server) tunnel(w http.ResponseWriter, r *http.Request, sandbox string) 
 	}
 	conn := &messageConn{Conn: ws}
 	portforward.ServePortForward(&hijacked{conn: conn, header: http.Header{}}, inner, commands{s.Streams}, sandbox, "", &portforward.V4Options{},
-		s.IdleTimeout, 30*time.Second, portforward.SupportedProtocols)
+		s.IdleTimeout, s.CreationTimeout, portforward.SupportedProtocols)
 }
 
 // hijacked lets the SPDY upgrader believe that it took over a plain connection:

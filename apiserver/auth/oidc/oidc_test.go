@@ -31,7 +31,7 @@ type issuer struct {
 	broken  atomic.Bool
 }
 
-func newKey(t *testing.T, id string) *jose.JSONWebKey {
+func newKey(t testing.TB, id string) *jose.JSONWebKey {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -40,7 +40,7 @@ func newKey(t *testing.T, id string) *jose.JSONWebKey {
 	return &jose.JSONWebKey{Key: k, KeyID: id, Algorithm: "ES256", Use: "sig"}
 }
 
-func start(t *testing.T) *issuer {
+func start(t testing.TB) *issuer {
 	i := new(issuer)
 	i.key.Store(newKey(t, "one"))
 	i.Server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -70,7 +70,7 @@ var zero = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 
 type claims map[string]any
 
-func (i *issuer) token(t *testing.T, change claims) string {
+func (i *issuer) token(t testing.TB, change claims) string {
 	t.Helper()
 	return sign(t, i.key.Load(), i.claims(change))
 }
@@ -87,7 +87,7 @@ func (i *issuer) claims(change claims) claims {
 	return c
 }
 
-func sign(t *testing.T, k *jose.JSONWebKey, c claims) string {
+func sign(t testing.TB, k *jose.JSONWebKey, c claims) string {
 	t.Helper()
 	s, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: *k}, nil)
 	if err != nil {
@@ -104,7 +104,7 @@ type clock struct{ at time.Time }
 
 func (c *clock) now() time.Time { return c.at }
 
-func (i *issuer) authenticator(t *testing.T, text string) (*oidc.Authenticator, *clock) {
+func (i *issuer) authenticator(t testing.TB, text string) (*oidc.Authenticator, *clock) {
 	t.Helper()
 	var j config.JWTAuthenticator
 	if err := yaml.UnmarshalStrict([]byte(text), &j); err != nil {
