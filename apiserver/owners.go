@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -112,9 +113,29 @@ func (s *Server) trackerOf(k *kind.Kind, sub string) *fields.Tracker {
 	return t.(*fields.Tracker)
 }
 
+// looseOf is the tracker of a custom kind.
+func looseOf(k *kind.Kind, sub string) *fields.Loose {
+	e, ok := k.Extension.(interface {
+		Tracker(sub string) (*fields.Loose, error)
+	})
+	if !ok {
+		return nil
+	}
+	t, err := e.Tracker(sub)
+	if err != nil {
+		return nil
+	}
+	return t
+}
+
 // ownNew notes who makes obj, which is of c.kind, complete with defaults.
 func (s *Server) ownNew(c *call, obj kind.Object, manager string) {
 	now := kind.ShareTime(s.now())
+	if u, custom := obj.(*unstructured.Unstructured); custom && len(fields.LooseEntries(u)) == 0 {
+		if t := looseOf(c.kind, ""); t != nil && t.Created(u, manager, now) {
+			return
+		}
+	}
 	sent := obj.GetManagedFields()
 	if t := s.trackerOf(c.kind, ""); t != nil && len(sent) == 0 {
 		if entries, ok := t.Created(obj, manager, now); ok {
@@ -134,6 +155,15 @@ func (s *Server) ownNew(c *call, obj kind.Object, manager string) {
 
 // ownChange notes who changes old into obj, both of c.kind.
 func (s *Server) ownChange(c *call, old, obj kind.Object, manager string) {
+	if u, custom := obj.(*unstructured.Unstructured); custom {
+		o := old.(*unstructured.Unstructured)
+		entries := fields.LooseEntries(u)
+		if c.sub != "" || len(entries) == 0 || reflect.DeepEqual(entries, fields.LooseEntries(o)) {
+			if t := looseOf(c.kind, c.sub); t != nil && t.Updated(o, u, manager, kind.ShareTime(s.now())) {
+				return
+			}
+		}
+	}
 	was, sent := old.GetManagedFields(), obj.GetManagedFields()
 	edited := false
 	if c.sub == "" {

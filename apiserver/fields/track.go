@@ -17,12 +17,9 @@ import (
 // apply: what managedfields.FieldManager.Update does, for objects of one version,
 // from Go values instead of documents. What it does not understand it leaves to that.
 type Tracker struct {
-	shape       *shape
-	zero        reflect.Value
-	apiVersion  string
-	subresource string
-	reset       *Set // what this door does not write, with all below
-	only        *Set // what alone it writes, with all below; nil = everything
+	door
+	shape *shape
+	zero  reflect.Value
 }
 
 // Door is a way into an object: a subresource, and the fields that it never writes.
@@ -37,14 +34,7 @@ type Door struct {
 // NewTracker makes the tracker of a Go type's objects (example is a pointer to one).
 func NewTracker(example runtime.Object, apiVersion string, d Door) *Tracker {
 	t := reflect.TypeOf(example).Elem()
-	tr := &Tracker{shape: shapeOf(t), zero: reflect.New(t), apiVersion: apiVersion, subresource: d.Subresource}
-	for _, path := range d.Reset {
-		tr.reset = union(tr.reset, setOf(path))
-	}
-	for _, path := range d.Only {
-		tr.only = union(tr.only, setOf(path))
-	}
-	return tr
+	return &Tracker{door: newDoor(apiVersion, d), shape: shapeOf(t), zero: reflect.New(t)}
 }
 
 // setOf is the set of one path of names; "*" stands for any elements of a list.
@@ -74,25 +64,13 @@ func (t *Tracker) Created(obj runtime.Object, manager string, now *metav1.Time) 
 	if !ok {
 		return nil, false
 	}
-	set := t.own(c)
+	c = t.seen(c)
+	set := difference(union(c.modified, c.added), unowned)
 	if set.Empty() {
 		return nil, true
 	}
 	w.key = set.appendTo(w.key[:0])
 	return []metav1.ManagedFieldsEntry{t.entry(manager, kind.ShareFields(w.key).V1, now)}, true
-}
-
-// own is what a change makes its manager own.
-func (t *Tracker) own(c changes) *Set {
-	return difference(t.seen(union(c.modified, c.added)), unowned)
-}
-
-// seen is what a door really changes of what a request says.
-func (t *Tracker) seen(s *Set) *Set {
-	if t.only != nil {
-		return t.only.filter(s)
-	}
-	return below(s, t.reset)
 }
 
 // filter keeps what lies at or below the members of s.
@@ -131,10 +109,6 @@ func (t *Tracker) entry(manager string, f *metav1.FieldsV1, now *metav1.Time) me
 		FieldsType: "FieldsV1", FieldsV1: f, Subresource: t.subresource}
 }
 
-// maxUpdates is how many entries of updates an object keeps: older ones go together
-// into one of "ancient-changes".
-const maxUpdates = 10
-
 // Updated gives the entries of an object after a change from old to obj, made by
 // manager; entries are those before. They stay as they are, times included, when
 // nothing has changed. The result shares what it can with entries.
@@ -142,74 +116,51 @@ func (t *Tracker) Updated(old, obj runtime.Object, entries []metav1.ManagedField
 	if len(entries) == 0 {
 		return nil, true // not tracked, until somebody applies
 	}
-	updates := 0
+	var few [6]owner
+	owners := few[:0]
 	for i := range entries {
 		e := &entries[i]
-		for j := range entries[:i] {
-			if o := &entries[j]; o.Manager == e.Manager && o.Operation == e.Operation && o.Subresource == e.Subresource {
-				return nil, false
-			}
-		}
-		if e.APIVersion != t.apiVersion || e.FieldsType != "FieldsV1" {
+		if e.FieldsType != "FieldsV1" {
 			return nil, false
 		}
-		switch e.Operation {
-		case metav1.ManagedFieldsOperationUpdate:
-			updates++
-		case metav1.ManagedFieldsOperationApply:
-		default:
-			return nil, false
-		}
+		owners = append(owners, owner{manager: e.Manager, operation: string(e.Operation), apiVersion: e.APIVersion, subresource: e.Subresource, from: i})
+	}
+	if !t.own(owners) {
+		return nil, false
 	}
 	w := new(walker)
 	c, ok := w.compare(t.shape, reflect.ValueOf(old).UnsafePointer(), reflect.ValueOf(obj).UnsafePointer())
 	if !ok {
 		return nil, false
 	}
-	c.removed = t.seen(c.removed)
-	taken := t.seen(union(c.modified, c.added))
-	mine, nobodys := difference(taken, unowned), intersection(taken, unowned)
-	if taken == nil && c.removed == nil {
+	if c = t.seen(c); c == (changes{}) {
 		return entries, true
 	}
-	if manager == "" {
-		manager = "unknown"
-	}
-	out = make([]metav1.ManagedFieldsEntry, 0, len(entries)+1)
-	for _, e := range entries {
-		set, ok := t.parsed(e.FieldsV1)
-		if !ok {
+	for i := range owners {
+		if owners[i].set, ok = t.parsed(entries[i].FieldsV1); !ok {
 			return nil, false
 		}
-		var left *Set
-		if mine != nil && e.Operation == metav1.ManagedFieldsOperationUpdate && e.Manager == manager && e.Subresource == t.subresource {
-			left = union(difference(difference(set, c.removed), nobodys), mine)
-			mine, e.Time = nil, now
-		} else {
-			left = difference(difference(set, taken), c.removed)
-		}
-		switch {
-		case left.Empty():
-			if e.Operation == metav1.ManagedFieldsOperationUpdate {
-				updates--
+	}
+	owners, ok = t.change(owners, c, manager)
+	if !ok || len(owners) == 0 {
+		return nil, ok
+	}
+	out = make([]metav1.ManagedFieldsEntry, len(owners))
+	for i := range owners {
+		switch o := &owners[i]; {
+		case o.from < 0:
+			out[i] = t.entry(manager, t.encoded(o.set), now)
+		default:
+			out[i] = entries[o.from]
+			if o.changed {
+				out[i].FieldsV1 = t.encoded(o.set)
 			}
-			continue
-		case left != set:
-			e.FieldsV1 = t.encoded(left)
+			if o.acted {
+				out[i].Time = now
+			}
 		}
-		out = append(out, e)
 	}
-	if mine != nil {
-		updates++
-		out = append(out, t.entry(manager, t.encoded(mine), now))
-	}
-	if updates > maxUpdates {
-		return nil, false // rare: the library joins the oldest
-	}
-	if len(out) == 0 {
-		return nil, true
-	}
-	slices.SortFunc(out, compareEntries)
+	SortEntries(out)
 	return out, true
 }
 

@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"proa.dev/apiserver/fields"
 )
 
 // models are what server-side apply knows about a definition's objects: lists that
@@ -22,6 +24,7 @@ type models struct {
 
 	mu       sync.Mutex
 	managers map[[2]string]*managedfields.FieldManager
+	trackers map[[2]string]*fields.Loose
 }
 
 // metaModels are the schemas of an object's metadata, as far as merging goes
@@ -58,7 +61,7 @@ func (v *Version) modelName() string {
 }
 
 func (d *definition) makeModels() *models {
-	m := &models{managers: map[[2]string]*managedfields.FieldManager{}}
+	m := &models{managers: map[[2]string]*managedfields.FieldManager{}, trackers: map[[2]string]*fields.Loose{}}
 	all := map[string]*spec.Schema{}
 	if m.err = json.Unmarshal([]byte(metaModels), &all); m.err != nil {
 		return m
@@ -124,6 +127,36 @@ func (v *Version) FieldManager(sub string) (*managedfields.FieldManager, error) 
 	}
 	m.managers[key] = f
 	return f, nil
+}
+
+// Tracker notes the owners of fields in changes that are no applies, for objects whose
+// managers all use this version; what it leaves is FieldManager's. It is made on first use.
+func (v *Version) Tracker(sub string) (*fields.Loose, error) {
+	d := v.def
+	d.modelsOnce.Do(func() { d.models = d.makeModels() })
+	m := d.models
+	if m.err != nil {
+		return nil, m.err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	key := [2]string{v.spec.Name, sub}
+	if t := m.trackers[key]; t != nil {
+		return t, nil
+	}
+	door := fields.Door{Subresource: sub}
+	switch {
+	case sub == "" && v.hasStatus():
+		door.Reset = []string{"status"}
+	case sub == "status" && v.hasStatus():
+		door.Reset = []string{"metadata", "spec"}
+	}
+	t, err := fields.NewLoose(m.converter, schema.GroupVersionKind{Group: d.crd.Spec.Group, Version: v.spec.Name, Kind: d.crd.Status.AcceptedNames.Kind}, door)
+	if err != nil {
+		return nil, fmt.Errorf("track fields of %s: %w", d.crd.Name, err)
+	}
+	m.trackers[key] = t
+	return t, nil
 }
 
 // converter is a definition's conversion in apimachinery's form.
