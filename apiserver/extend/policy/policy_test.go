@@ -1,7 +1,6 @@
 package policy_test
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -65,22 +64,6 @@ func ok(t testing.TB, err error) {
 	}
 }
 
-func says(t testing.TB, err error, code int32, words ...string) {
-	t.Helper()
-	var se *apierrors.StatusError
-	if !errors.As(err, &se) {
-		t.Fatalf("no status: %v", err)
-	}
-	if se.ErrStatus.Code != code {
-		t.Errorf("code %d instead of %d: %v", se.ErrStatus.Code, code, err)
-	}
-	for _, w := range words {
-		if !strings.Contains(se.ErrStatus.Message, w) {
-			t.Errorf("%q is not in %q", w, se.ErrStatus.Message)
-		}
-	}
-}
-
 func rules(group, resource string, ops ...admissionregv1.OperationType) *admissionregv1.MatchResources {
 	return &admissionregv1.MatchResources{ResourceRules: []admissionregv1.NamedRuleWithOperations{{RuleWithOperations: admissionregv1.RuleWithOperations{Operations: ops,
 		Rule: admissionregv1.Rule{APIGroups: []string{group}, APIVersions: []string{"v1"}, Resources: []string{resource}}}}}}
@@ -133,21 +116,21 @@ func TestValidation(t *testing.T) {
 		},
 	}, admissionregv1.ValidatingAdmissionPolicyBindingSpec{MatchResources: &admissionregv1.MatchResources{NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"env": "test"}}}})
 	_, err := f.configMap(t, "one", "a", map[string]string{"a": "", "b": "", "c": ""})
-	says(t, err, 422, `configmaps "a" is forbidden: ValidatingAdmissionPolicy 'size' with binding 'size-b' denied request: there are 3 keys in one`)
+	apitest.Refused(t, err, 422, `configmaps "a" is forbidden: ValidatingAdmissionPolicy 'size' with binding 'size-b' denied request: there are 3 keys in one`)
 	if !apierrors.IsInvalid(err) {
 		t.Errorf("reason %q", apierrors.ReasonForError(err))
 	}
 	_, err = f.configMap(t, "one", "a", map[string]string{"bad": ""})
-	says(t, err, 403, "no bad keys")
+	apitest.Refused(t, err, 403, "no bad keys")
 	_, err = f.configMap(t, "one", "a", map[string]string{"odd": ""})
-	says(t, err, 422, `failed expression: !("odd" in variables.data) || request.userInfo.username == "nobody"`)
+	apitest.Refused(t, err, 422, `failed expression: !("odd" in variables.data) || request.userInfo.username == "nobody"`)
 	_, err = f.configMap(t, "two", "a", map[string]string{"bad": ""})
 	ok(t, err)
 	cm, err := f.configMap(t, "one", "a", map[string]string{"a": ""})
 	ok(t, err)
 	cm.Data["bad"] = ""
 	_, err = f.CoreV1().ConfigMaps("one").Update(t.Context(), cm, metav1.UpdateOptions{})
-	says(t, err, 403, "no bad keys")
+	apitest.Refused(t, err, 403, "no bad keys")
 }
 
 func TestActionsAndParams(t *testing.T) {
@@ -161,11 +144,11 @@ func TestActionsAndParams(t *testing.T) {
 		return err
 	}
 	f.validating(t, "max", spec, admissionregv1.ValidatingAdmissionPolicyBindingSpec{ParamRef: &admissionregv1.ParamRef{Name: "limit", Namespace: "two", ParameterNotFoundAction: &deny}})
-	says(t, deployment("a", 1), 422, "failed to configure binding: no params found for policy binding with `Deny` parameterNotFoundAction")
+	apitest.Refused(t, deployment("a", 1), 422, "failed to configure binding: no params found for policy binding with `Deny` parameterNotFoundAction")
 	_, err := f.configMap(t, "two", "limit", map[string]string{"max": "2"})
 	ok(t, err)
 	ok(t, deployment("a", 2))
-	says(t, deployment("b", 3), 422, "at most 2")
+	apitest.Refused(t, deployment("b", 3), 422, "at most 2")
 	// By selector, from the request's own namespace: each parameter counts.
 	f.validating(t, "own", spec, admissionregv1.ValidatingAdmissionPolicyBindingSpec{ValidationActions: []admissionregv1.ValidationAction{admissionregv1.Warn, admissionregv1.Audit},
 		ParamRef: &admissionregv1.ParamRef{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"limit": "yes"}}, ParameterNotFoundAction: &allow}})
@@ -182,7 +165,7 @@ func TestActionsAndParams(t *testing.T) {
 	// A kind that is not there.
 	spec.ParamKind = &admissionregv1.ParamKind{APIVersion: "example.com/v1", Kind: "Limit"}
 	f.validating(t, "ghost", spec, admissionregv1.ValidatingAdmissionPolicyBindingSpec{ParamRef: &admissionregv1.ParamRef{Name: "x", ParameterNotFoundAction: &allow}})
-	says(t, deployment("e", 1), 422, "failed to configure policy: failed to find resource referenced by paramKind: 'example.com/v1, Kind=Limit'")
+	apitest.Refused(t, deployment("e", 1), 422, "failed to configure policy: failed to find resource referenced by paramKind: 'example.com/v1, Kind=Limit'")
 }
 
 func deploymentOf(name string, n int32) *appsv1.Deployment {
@@ -198,7 +181,7 @@ func TestBombs(t *testing.T) {
 	bomb := `[1,2,3,4,5,6,7,8,9,10].all(a, [1,2,3,4,5,6,7,8,9,10].all(b, [1,2,3,4,5,6,7,8,9,10].all(c, [1,2,3,4,5,6,7,8,9,10].all(d, [1,2,3,4,5,6,7,8,9,10].all(e, [1,2,3,4,5,6,7,8,9,10].all(f, [1,2,3,4,5,6,7,8,9,10].all(g, [1,2,3,4,5,6,7,8,9,10].all(h, h + a > 0))))))))`
 	f.validating(t, "bomb", admissionregv1.ValidatingAdmissionPolicySpec{Validations: []validation{{Expression: bomb}}}, admissionregv1.ValidatingAdmissionPolicyBindingSpec{})
 	_, err := f.configMap(t, "one", "a", nil)
-	says(t, err, 422, "denied request")
+	apitest.Refused(t, err, 422, "denied request")
 	p, err := f.AdmissionregistrationV1().ValidatingAdmissionPolicies().Get(t.Context(), "bomb", metav1.GetOptions{})
 	ok(t, err)
 	p.Spec.FailurePolicy = &ignore
@@ -214,7 +197,7 @@ func TestBombs(t *testing.T) {
 		Operations: []admissionregv1.OperationType{"*"}, Rule: admissionregv1.Rule{APIGroups: []string{"*"}, APIVersions: []string{"*"}, Resources: []string{"*"}}}}}},
 		Validations: []validation{{Expression: "false"}}}, admissionregv1.ValidatingAdmissionPolicyBindingSpec{})
 	_, err = f.configMap(t, "one", "b", nil)
-	says(t, err, 422, "failed expression: false")
+	apitest.Refused(t, err, 422, "failed expression: false")
 	ok(t, f.AdmissionregistrationV1().ValidatingAdmissionPolicies().Delete(t.Context(), "all", metav1.DeleteOptions{}))
 	_, err = f.configMap(t, "one", "b", nil)
 	ok(t, err)
@@ -230,12 +213,12 @@ func TestWrongExpressions(t *testing.T) {
 	} {
 		_, err := f.AdmissionregistrationV1().ValidatingAdmissionPolicies().Create(t.Context(), &admissionregv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "x"},
 			Spec: admissionregv1.ValidatingAdmissionPolicySpec{MatchConstraints: rules("", "pods", "*"), Validations: []validation{{Expression: c.expression}}}}, metav1.CreateOptions{})
-		says(t, err, 422, c.says)
+		apitest.Refused(t, err, 422, c.says)
 	}
 	_, err := f.AdmissionregistrationV1().MutatingAdmissionPolicies().Create(t.Context(), &admissionregv1.MutatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "x"},
 		Spec: admissionregv1.MutatingAdmissionPolicySpec{MatchConstraints: rules("", "pods", "*"), ReinvocationPolicy: "Never", Mutations: []admissionregv1.Mutation{
 			{PatchType: admissionregv1.PatchTypeApplyConfiguration, ApplyConfiguration: &admissionregv1.ApplyConfiguration{Expression: "1"}}}}}, metav1.CreateOptions{})
-	says(t, err, 422, "spec.mutations[0].applyConfiguration.expression", "must evaluate to Object but got int")
+	apitest.Refused(t, err, 422, "spec.mutations[0].applyConfiguration.expression", "must evaluate to Object but got int")
 }
 
 func apply(expression string) admissionregv1.Mutation {
@@ -271,7 +254,7 @@ func TestMutation(t *testing.T) {
 	f.mutating(t, "d-atomic", admissionregv1.MutatingAdmissionPolicySpec{MatchConstraints: rules("", "services", admissionregv1.Create),
 		Mutations: []admissionregv1.Mutation{apply(`Object{spec: Object.spec{selector: Object.spec.selector{app: "x"}}}`)}}, admissionregv1.MutatingAdmissionPolicyBindingSpec{})
 	_, err = f.CoreV1().Services("one").Create(t.Context(), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 1}}}}, metav1.CreateOptions{})
-	says(t, err, 403, "policy 'd-atomic' with binding 'd-atomic-b' denied request: ", "invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: .spec.selector")
+	apitest.Refused(t, err, 403, "policy 'd-atomic' with binding 'd-atomic-b' denied request: ", "invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: .spec.selector")
 }
 
 func TestReinvocation(t *testing.T) {

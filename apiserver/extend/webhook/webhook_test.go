@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -174,22 +173,6 @@ func (f *fixture) configMap(ctx context.Context, name string, data map[string]st
 	return f.CoreV1().ConfigMaps("one").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"l": "v"}}, Data: data}, metav1.CreateOptions{})
 }
 
-func says(t testing.TB, err error, code int32, words ...string) {
-	t.Helper()
-	var se *apierrors.StatusError
-	if !errors.As(err, &se) {
-		t.Fatalf("no status: %v", err)
-	}
-	if se.ErrStatus.Code != code {
-		t.Errorf("code %d instead of %d: %v", se.ErrStatus.Code, code, err)
-	}
-	for _, w := range words {
-		if !strings.Contains(se.ErrStatus.Message, w) {
-			t.Errorf("%q is not in %q", w, se.ErrStatus.Message)
-		}
-	}
-}
-
 func allow(*admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
 	return &admissionv1.AdmissionResponse{Allowed: true}
 }
@@ -211,7 +194,7 @@ func TestDenied(t *testing.T) {
 	})
 	f.validating(t, "deny", b.client(), nil)
 	_, err := f.configMap(t.Context(), "bad", map[string]string{"a": "forbidden"})
-	says(t, err, 418, `admission webhook "deny.example.com" denied the request: the word is forbidden`)
+	apitest.Refused(t, err, 418, `admission webhook "deny.example.com" denied the request: the word is forbidden`)
 	cm, err := f.configMap(t.Context(), "good", map[string]string{"a": "b"})
 	ok(t, err)
 	r := b.last()
@@ -222,9 +205,9 @@ func TestDenied(t *testing.T) {
 	}
 	cm.Data["a"] = "forbidden"
 	_, err = f.CoreV1().ConfigMaps("one").Update(t.Context(), cm, metav1.UpdateOptions{})
-	says(t, err, 418, "denied the request")
+	apitest.Refused(t, err, 418, "denied the request")
 	_, err = f.CoreV1().ConfigMaps("one").Patch(t.Context(), "good", types.MergePatchType, []byte(`{"data":{"b":"forbidden"}}`), metav1.PatchOptions{})
-	says(t, err, 418, "denied the request")
+	apitest.Refused(t, err, 418, "denied the request")
 	if r := b.last(); r.Operation != admissionv1.Update || !strings.Contains(string(r.OldObject.Raw), `"good"`) {
 		t.Errorf("asked about an update: %+v", r)
 	}
@@ -238,7 +221,7 @@ func TestDenied(t *testing.T) {
 	})
 	f.validating(t, "silent", silent.client(), nil)
 	_, err = f.configMap(t.Context(), "x", nil)
-	says(t, err, 400, `admission webhook "silent.example.com" denied the request without explanation`)
+	apitest.Refused(t, err, 400, `admission webhook "silent.example.com" denied the request without explanation`)
 }
 
 func TestPatched(t *testing.T) {
@@ -286,7 +269,7 @@ func TestWrongAnswers(t *testing.T) {
 				ok(t, err)
 				return
 			}
-			says(t, err, code, words...)
+			apitest.Refused(t, err, code, words...)
 			if _, err := f.CoreV1().ConfigMaps("one").Get(t.Context(), name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 				t.Errorf("it is there: %v", err)
 			}
@@ -361,7 +344,7 @@ func TestUpdateMayNotMove(t *testing.T) {
 	b := serve(t, patchWith(`[{"op":"replace","path":"/metadata/name","value":"moved"}]`))
 	f.mutating(t, "mover", b.client(), nil)
 	_, err = f.CoreV1().ConfigMaps("one").Patch(t.Context(), "stays", types.MergePatchType, []byte(`{"data":{"a":"b"}}`), metav1.PatchOptions{})
-	says(t, err, 422, `metadata.name: Invalid value: "moved": field is immutable`)
+	apitest.Refused(t, err, 422, `metadata.name: Invalid value: "moved": field is immutable`)
 }
 
 func TestTimeoutAndFailurePolicy(t *testing.T) {
@@ -442,9 +425,9 @@ func TestDryRunAndConditions(t *testing.T) {
 	_, err := f.configMap(t.Context(), "skip-me", nil)
 	ok(t, err)
 	_, err = f.configMap(t.Context(), "asked", nil)
-	says(t, err, 400, "denied the request")
+	apitest.Refused(t, err, 400, "denied the request")
 	_, err = f.CoreV1().ConfigMaps("one").Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "dry"}}, metav1.CreateOptions{DryRun: []string{"All"}})
-	says(t, err, 400, "denied the request")
+	apitest.Refused(t, err, 400, "denied the request")
 	if !*b.last().DryRun {
 		t.Error("a dry run is not said to be one")
 	}
@@ -452,7 +435,7 @@ func TestDryRunAndConditions(t *testing.T) {
 		_, err = f.AdmissionregistrationV1().ValidatingWebhookConfigurations().Create(t.Context(), &admissionregv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "bad"},
 			Webhooks: []admissionregv1.ValidatingWebhook{{Name: "bad.example.com", ClientConfig: b.client(), SideEffects: none(), AdmissionReviewVersions: []string{"v1"},
 				MatchConditions: []admissionregv1.MatchCondition{{Name: "x", Expression: bad}}}}}, metav1.CreateOptions{})
-		says(t, err, 422, "webhooks[0].matchConditions[0].expression: Invalid value")
+		apitest.Refused(t, err, 422, "webhooks[0].matchConditions[0].expression: Invalid value")
 	}
 	// Webhooks are not asked about their own kind.
 	f.validating(t, "all", b.client(), func(w *admissionregv1.ValidatingWebhook) {
@@ -470,17 +453,17 @@ func TestService(t *testing.T) {
 	path := "/x"
 	f.validating(t, "svc", admissionregv1.WebhookClientConfig{CABundle: b.ca, Service: &admissionregv1.ServiceReference{Namespace: "one", Name: "hook", Path: &path}}, nil)
 	_, err := f.configMap(t.Context(), "a", nil)
-	says(t, err, 500, `Post "https://hook.one.svc:443/x?timeout=10s": service "hook" not found`)
+	apitest.Refused(t, err, 500, `Post "https://hook.one.svc:443/x?timeout=10s": service "hook" not found`)
 	_, err = f.CoreV1().Services("one").Create(t.Context(), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "hook"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: "https", Port: 443}}}}, metav1.CreateOptions{})
 	ok(t, err)
 	_, err = f.configMap(t.Context(), "a", nil)
-	says(t, err, 500, `no endpoints available for service "hook"`)
+	apitest.Refused(t, err, 500, `no endpoints available for service "hook"`)
 	var n int32
 	fmt.Sscan(port, &n)
 	f.slice(t, n)
 	_, err = f.configMap(t.Context(), "a", nil)
 	// The test server's certificate is for example.com and 127.0.0.1.
-	says(t, err, 500, "certificate is valid for", "not hook.one.svc")
+	apitest.Refused(t, err, 500, "certificate is valid for", "not hook.one.svc")
 	cert, ca := certificateFor(t, "hook.one.svc")
 	b.TLS.Certificates = []tls.Certificate{cert}
 	f.validating(t, "svc2", admissionregv1.WebhookClientConfig{CABundle: ca, Service: &admissionregv1.ServiceReference{Namespace: "one", Name: "hook", Path: &path}}, nil)
