@@ -15,8 +15,10 @@ import (
 	admissionregv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -184,30 +186,47 @@ func stages(r *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
 	return allowed(r)
 }
 
-func listMutating(t *testing.T, c *cluster) {
-	ns := c.namespace(t)
-	server := webhookServer(t, stages)
-	api := c.AdmissionregistrationV1().MutatingWebhookConfigurations()
+// configurations is the client of one of the two kinds of webhooks.
+type configurations[W metav1.Object, L runtime.Object] interface {
+	Update(context.Context, W, metav1.UpdateOptions) (W, error)
+	List(context.Context, metav1.ListOptions) (L, error)
+	DeleteCollection(context.Context, metav1.DeleteOptions, metav1.ListOptions) error
+}
+
+// listTen makes ten configurations, lists them by a label, sees that they work, and
+// deletes them together: then ended says "" in time.
+func listTen[W metav1.Object, L runtime.Object](t *testing.T, ns string, api configurations[W, L], create func(name, hook string) W, work func(), ended func() string) {
+	t.Helper()
 	for i := range 10 {
-		w := c.mutating(t, fmt.Sprintf("%s-%d", ns, i), mutatingHook(fmt.Sprintf("list%d", i), ns, server, when("", "v1", "configmaps", onCreate)))
-		w.Labels["list"] = ns
+		w := create(fmt.Sprintf("%s-%d", ns, i), fmt.Sprintf("list%d", i))
+		w.GetLabels()["list"] = ns
 		_, err := api.Update(t.Context(), w, metav1.UpdateOptions{})
 		ok(t, err)
 	}
 	opts := metav1.ListOptions{LabelSelector: "list=" + ns}
 	l, err := api.List(t.Context(), opts)
 	ok(t, err)
-	if len(l.Items) != 10 {
-		t.Fatalf("%d are listed", len(l.Items))
+	if n := meta.LenList(l); n != 10 {
+		t.Fatalf("%d are listed", n)
 	}
-	start := map[string]string{"mutation-start": "yes"}
-	cm, err := c.tryConfigMap(t, ns, "listed", start)
-	ok(t, err)
-	if cm.Data["mutation-stage-1"] != "yes" {
-		t.Errorf("not mutated: %v", cm.Data)
-	}
+	work()
 	ok(t, api.DeleteCollection(t.Context(), metav1.DeleteOptions{}, opts))
-	eventually(t, func() string {
+	eventually(t, ended)
+}
+
+func listMutating(t *testing.T, c *cluster) {
+	ns := c.namespace(t)
+	server := webhookServer(t, stages)
+	start := map[string]string{"mutation-start": "yes"}
+	listTen(t, ns, c.AdmissionregistrationV1().MutatingWebhookConfigurations(), func(name, hook string) *admissionregv1.MutatingWebhookConfiguration {
+		return c.mutating(t, name, mutatingHook(hook, ns, server, when("", "v1", "configmaps", onCreate)))
+	}, func() {
+		cm, err := c.tryConfigMap(t, ns, "listed", start)
+		ok(t, err)
+		if cm.Data["mutation-stage-1"] != "yes" {
+			t.Errorf("not mutated: %v", cm.Data)
+		}
+	}, func() string {
 		cm, err := c.tryConfigMap(t, ns, "listed", start)
 		if err != nil || len(cm.Data) != 1 {
 			return fmt.Sprint("still mutated: ", err)
@@ -219,24 +238,13 @@ func listMutating(t *testing.T, c *cluster) {
 func listValidating(t *testing.T, c *cluster) {
 	ns := c.namespace(t)
 	server := webhookServer(t, noBadData)
-	api := c.AdmissionregistrationV1().ValidatingWebhookConfigurations()
-	for i := range 10 {
-		w := c.validating(t, fmt.Sprintf("%s-%d", ns, i), validatingHook(fmt.Sprintf("list%d", i), ns, server, when("", "v1", "configmaps", onCreate)))
-		w.Labels["list"] = ns
-		_, err := api.Update(t.Context(), w, metav1.UpdateOptions{})
-		ok(t, err)
-	}
-	opts := metav1.ListOptions{LabelSelector: "list=" + ns}
-	l, err := api.List(t.Context(), opts)
-	ok(t, err)
-	if len(l.Items) != 10 {
-		t.Fatalf("%d are listed", len(l.Items))
-	}
 	bad := map[string]string{"webhook-e2e-test": "webhook-disallow"}
-	_, err = c.tryConfigMap(t, ns, "listed", bad)
-	refusedWith(t, err, "denied the request: the configmap contains unwanted key and value")
-	ok(t, api.DeleteCollection(t.Context(), metav1.DeleteOptions{}, opts))
-	eventually(t, func() string {
+	listTen(t, ns, c.AdmissionregistrationV1().ValidatingWebhookConfigurations(), func(name, hook string) *admissionregv1.ValidatingWebhookConfiguration {
+		return c.validating(t, name, validatingHook(hook, ns, server, when("", "v1", "configmaps", onCreate)))
+	}, func() {
+		_, err := c.tryConfigMap(t, ns, "listed", bad)
+		refusedWith(t, err, "denied the request: the configmap contains unwanted key and value")
+	}, func() string {
 		if _, err := c.tryConfigMap(t, ns, "listed", bad); err != nil {
 			return err.Error()
 		}
