@@ -111,10 +111,7 @@ func (c load) String() string {
 
 // createsBench measures durable creates over HTTPS against a server without a node.
 func createsBench(ctx context.Context, l *lab) ([]Figure, error) {
-	if err := l.up(ctx, "--no-node"); err != nil {
-		return nil, err
-	}
-	pid, err := l.pid()
+	pid, err := l.stage(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -129,6 +129,29 @@ func (l *lab) up(ctx context.Context, flags ...string) error {
 	return wait()
 }
 
+// stage is a server without a node: it is up, and its process is pid.
+func (l *lab) stage(ctx context.Context) (pid int, err error) {
+	if err := l.up(ctx, "--no-node"); err != nil {
+		return 0, err
+	}
+	return l.pid()
+}
+
+// stageIn is stage with a namespace for the load and a client with every right.
+func (l *lab) stageIn(ctx context.Context, namespace string) (pid int, admin *client.HTTP, err error) {
+	if pid, err = l.stage(ctx); err != nil {
+		return 0, nil, err
+	}
+	if admin, err = l.client(); err != nil {
+		return 0, nil, err
+	}
+	if err := makeNamespace(ctx, admin, namespace); err != nil {
+		admin.Close()
+		return 0, nil, err
+	}
+	return pid, admin, nil
+}
+
 func (l *lab) down(ctx context.Context) error { return l.command(ctx, "down") }
 
 func (l *lab) remove(ctx context.Context) error {

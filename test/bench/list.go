@@ -36,22 +36,12 @@ func listedPod(namespace, name string) *corev1.Pod {
 
 // listBench fills a server with pods, weighs it and lists them.
 func listBench(ctx context.Context, l *lab) ([]Figure, error) {
-	if err := l.up(ctx, "--no-node"); err != nil {
-		return nil, err
-	}
-	pid, err := l.pid()
-	if err != nil {
-		return nil, err
-	}
-	admin, err := l.client()
+	const namespace = "full"
+	pid, admin, err := l.stageIn(ctx, namespace)
 	if err != nil {
 		return nil, err
 	}
 	defer admin.Close()
-	const namespace = "full"
-	if err := makeNamespace(ctx, admin, namespace); err != nil {
-		return nil, err
-	}
 	if err := pause(ctx, settle); err != nil {
 		return nil, err
 	}

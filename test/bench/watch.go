@@ -28,22 +28,12 @@ const stampMark, stampDigits = "sent:", 19
 // watchBench measures fan-out: 100 and 1,000 watchers on connections of their own,
 // first as fast as it goes, then at a steady rate for the lag.
 func watchBench(ctx context.Context, l *lab) ([]Figure, error) {
-	if err := l.up(ctx, "--no-node"); err != nil {
-		return nil, err
-	}
-	pid, err := l.pid()
-	if err != nil {
-		return nil, err
-	}
-	admin, err := l.client()
+	const namespace = "fan"
+	pid, admin, err := l.stageIn(ctx, namespace)
 	if err != nil {
 		return nil, err
 	}
 	defer admin.Close()
-	const namespace = "fan"
-	if err := makeNamespace(ctx, admin, namespace); err != nil {
-		return nil, err
-	}
 	var out []Figure
 	for _, watchers := range []int{100, 1000} {
 		figures, err := l.watchers(ctx, pid, namespace, watchers)
