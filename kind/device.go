@@ -86,16 +86,8 @@ var ResourceClaim = define[resourcev1.ResourceClaimList](Row[*resourcev1.Resourc
 			}
 		}
 	},
-	PrepareCreate: func(c *resourcev1.ResourceClaim) {
-		c.Status = resourcev1.ResourceClaimStatus{}
-		dropGatedClaim(&c.Spec.Devices)
-	},
-	PrepareUpdate: func(new, old *resourcev1.ResourceClaim) {
-		new.Status = old.Status
-		if !derivesAttributes(&old.Spec.Devices) {
-			dropGatedClaim(&new.Spec.Devices)
-		}
-	},
+	PrepareCreate: func(c *resourcev1.ResourceClaim) { c.Status = resourcev1.ResourceClaimStatus{} },
+	PrepareUpdate: func(new, old *resourcev1.ResourceClaim) { new.Status = old.Status },
 	Status: &DoorOf[*resourcev1.ResourceClaim]{
 		ValidateUpdate: validate.ResourceClaimStatusUpdate,
 		PrepareUpdate: func(new, old *resourcev1.ResourceClaim) {
@@ -104,7 +96,6 @@ var ResourceClaim = define[resourcev1.ResourceClaimList](Row[*resourcev1.Resourc
 			if old.Status.Allocation != nil && new.Status.Allocation == nil && same(new.Status.Devices, old.Status.Devices) {
 				new.Status.Devices = nil
 			}
-			dropSkippedOperations(new.Status.Allocation, old.Status.Allocation)
 		},
 	},
 	Columns: columns("State"),
@@ -157,47 +148,6 @@ func defaultTolerations(list []resourcev1.DeviceToleration) {
 	}
 }
 
-func derivesAttributes(c *resourcev1.DeviceClaim) bool {
-	for _, r := range c.Requests {
-		if r.Exactly != nil && len(r.Exactly.DerivedAttributes) > 0 {
-			return true
-		}
-		for _, s := range r.FirstAvailable {
-			if len(s.DerivedAttributes) > 0 {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-func dropGatedClaim(c *resourcev1.DeviceClaim) {
-	for i := range c.Requests {
-		if e := c.Requests[i].Exactly; e != nil {
-			e.DerivedAttributes = nil
-		}
-		for j := range c.Requests[i].FirstAvailable {
-			c.Requests[i].FirstAvailable[j].DerivedAttributes = nil
-		}
-	}
-}
-
-func dropSkippedOperations(a, old *resourcev1.AllocationResult) {
-	if a == nil {
-		return
-	}
-	if old != nil {
-		for _, r := range old.Devices.Results {
-			if len(r.SkipNodeOperations) > 0 {
-				return
-			}
-		}
-	}
-	for i := range a.Devices.Results {
-		a.Devices.Results[i].SkipNodeOperations = nil
-	}
-}
-
 // ResourceClaimTemplate is what claims of pods are made from.
 var ResourceClaimTemplate = define[resourcev1.ResourceClaimTemplateList](Row[*resourcev1.ResourceClaimTemplate]{
 	Names: Names{
@@ -209,14 +159,8 @@ var ResourceClaimTemplate = define[resourcev1.ResourceClaimTemplateList](Row[*re
 	ValidateUpdate:      validate.ResourceClaimTemplateUpdate,
 	UnconditionalUpdate: true,
 	Default:             func(t *resourcev1.ResourceClaimTemplate) { defaultDeviceClaim(&t.Spec.Spec.Devices) },
-	PrepareCreate:       func(t *resourcev1.ResourceClaimTemplate) { dropGatedClaim(&t.Spec.Spec.Devices) },
-	PrepareUpdate: func(new, old *resourcev1.ResourceClaimTemplate) {
-		if !derivesAttributes(&old.Spec.Spec.Devices) {
-			dropGatedClaim(&new.Spec.Spec.Devices)
-		}
-	},
-	Columns: columns(""),
-	Cells:   func(t *resourcev1.ResourceClaimTemplate, now time.Time) []any { return []any{t.Name, age(t, now)} },
+	Columns:             columns(""),
+	Cells:               func(t *resourcev1.ResourceClaimTemplate, now time.Time) []any { return []any{t.Name, age(t, now)} },
 })
 
 // ResourceSlice is what a driver offers.
@@ -229,14 +173,8 @@ var ResourceSlice = define[resourcev1.ResourceSliceList](Row[*resourcev1.Resourc
 	Validate:            validate.ResourceSlice,
 	ValidateUpdate:      validate.ResourceSliceUpdate,
 	UnconditionalUpdate: true,
-	PrepareCreate: func(s *resourcev1.ResourceSlice) {
-		s.Generation = 1
-		dropGatedSlice(&s.Spec, &resourcev1.ResourceSliceSpec{})
-	},
-	PrepareUpdate: func(new, old *resourcev1.ResourceSlice) {
-		dropGatedSlice(&new.Spec, &old.Spec)
-		raiseIf(!same(new.Spec, old.Spec), new)
-	},
+	PrepareCreate:       func(s *resourcev1.ResourceSlice) { s.Generation = 1 },
+	PrepareUpdate:       func(new, old *resourcev1.ResourceSlice) { raiseIf(!same(new.Spec, old.Spec), new) },
 	Stamp: func(s *resourcev1.ResourceSlice, now time.Time) {
 		for i := range s.Spec.Devices {
 			for j := range s.Spec.Devices[i].Taints {
@@ -263,27 +201,3 @@ var ResourceSlice = define[resourcev1.ResourceSliceList](Row[*resourcev1.Resourc
 		return []any{s.Name, node, s.Spec.Driver, s.Spec.Pool.Name, age(s, now)}
 	},
 })
-
-func dropGatedSlice(s, old *resourcev1.ResourceSliceSpec) {
-	if len(old.SkipNodeOperations) == 0 {
-		s.SkipNodeOperations = nil
-	}
-	allocatable, groups := false, false
-	for _, d := range old.Devices {
-		allocatable = allocatable || len(d.NodeAllocatableResources) > 0
-		for _, c := range d.ConsumesCounters {
-			groups = groups || len(c.CompatibilityGroups) > 0
-		}
-	}
-	for i := range s.Devices {
-		d := &s.Devices[i]
-		if !allocatable {
-			d.NodeAllocatableResources = nil
-		}
-		for j := range d.ConsumesCounters {
-			if !groups {
-				d.ConsumesCounters[j].CompatibilityGroups = nil
-			}
-		}
-	}
-}

@@ -1,201 +1,219 @@
 package kind
 
 import (
-	appsv1 "k8s.io/api/apps/v1"
+	"reflect"
+	"sync"
+
 	batchv1 "k8s.io/api/batch/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 )
 
-// Fields of pods that came with gates which are off in this release are dropped
-// from what a client writes, unless the object has used such a field before: what
-// nothing acts on is not kept as if it worked. They are those that the previous
-// release's types did not have, and schedulingGroup.
-
-// podSpecOf is the specification of a pod or of a template, nil for other kinds.
-func podSpecOf(obj Object) *corev1.PodSpec {
-	switch o := obj.(type) {
-	case *corev1.Pod:
-		return &o.Spec
-	case *corev1.PodTemplate:
-		return &o.Template.Spec
-	case *corev1.ReplicationController:
-		if o.Spec.Template == nil {
-			return &corev1.PodSpec{}
-		}
-		return &o.Spec.Template.Spec
-	case *appsv1.Deployment:
-		return &o.Spec.Template.Spec
-	case *appsv1.ReplicaSet:
-		return &o.Spec.Template.Spec
-	case *appsv1.StatefulSet:
-		return &o.Spec.Template.Spec
-	case *appsv1.DaemonSet:
-		return &o.Spec.Template.Spec
-	case *batchv1.Job:
-		return &o.Spec.Template.Spec
-	case *batchv1.CronJob:
-		return &o.Spec.JobTemplate.Spec.Template.Spec
-	}
-	return nil
+// Fields of gates that are off in this release are dropped from what a client
+// writes, on every row and through every door, unless the object has used the gate
+// before: what nothing acts on is not kept as if it worked. This table is the only
+// place that names them; where they occur in a kind is derived from its type.
+// Fields that the API declares forbidden while their gate is off are not here: they
+// are refused (package validate).
+//
+// Source: the release's feature gates reference, +featureGate markers of k8s.io/api.
+var gates = []gate{
+	{"AtomicWriteVolumeUserFields", []gatedField{
+		of[corev1.SecretVolumeSource]("DefaultUser"), of[corev1.ConfigMapVolumeSource]("DefaultUser"), of[corev1.DownwardAPIVolumeSource]("DefaultUser"),
+		of[corev1.ProjectedVolumeSource]("DefaultUser"), of[corev1.KeyToPath]("User"), of[corev1.DownwardAPIVolumeFile]("User"),
+		of[corev1.ServiceAccountTokenProjection]("User"), of[corev1.ClusterTrustBundleProjection]("User"), of[corev1.PodCertificateProjection]("User"),
+	}},
+	{"ContainerStopSignals", []gatedField{of[corev1.Lifecycle]("StopSignal"), of[corev1.ContainerStatus]("StopSignal")}},
+	{"CoordinatedLeaderElection", []gatedField{of[coordinationv1.LeaseSpec]("Strategy"), of[coordinationv1.LeaseSpec]("PreferredHolder")}},
+	{"CrossNamespaceVolumeDataSource", []gatedField{{reflect.TypeFor[corev1.PersistentVolumeClaimSpec](), "DataSourceRef", elsewhere}}},
+	{"CSIVolumeHealth", []gatedField{of[corev1.PersistentVolumeClaimStatus]("HealthStatus"), of[corev1.PodStatus]("VolumeHealth")}},
+	{"DRADerivedAttributes", []gatedField{of[resourcev1.ExactDeviceRequest]("DerivedAttributes"), of[resourcev1.DeviceSubRequest]("DerivedAttributes")}},
+	{"DRADeviceCompatibilityGroups", []gatedField{of[resourcev1.DeviceCounterConsumption]("CompatibilityGroups")}},
+	{"DRAListTypeAttributes", []gatedField{of[resourcev1.DeviceAttribute]("IntValues"), of[resourcev1.DeviceAttribute]("BoolValues"),
+		of[resourcev1.DeviceAttribute]("StringValues"), of[resourcev1.DeviceAttribute]("VersionValues")}},
+	{"DRANodeAllocatableResources", []gatedField{of[resourcev1.Device]("NodeAllocatableResources"), of[corev1.PodStatus]("NodeAllocatableResourceClaimStatuses")}},
+	{"DRAOptionalNodeOperations", []gatedField{of[resourcev1.ResourceSliceSpec]("SkipNodeOperations"), of[resourcev1.DeviceRequestAllocationResult]("SkipNodeOperations")}},
+	{"DRAPartitionableDevicesType", []gatedField{of[resourcev1.ResourceSliceSpec]("PartitionTypeAttribute")}},
+	{"EmptyDirVolumeMode", []gatedField{of[corev1.EmptyDirVolumeSource]("Mode")}},
+	{"EvictionRequestAPI", []gatedField{of[corev1.PodSpec]("EvictionResponders")}},
+	{"GenericWorkload", []gatedField{of[corev1.PodSpec]("SchedulingGroup")}},
+	{"GRPCContainerProbeTLS", []gatedField{of[corev1.GRPCAction]("Mode")}},
+	{"H2CContainerProbe", []gatedField{of[corev1.HTTPGetAction]("Protocol")}},
+	{"ImageVolumeWithDigest", []gatedField{of[corev1.VolumeStatus]("Image")}},
+	{"VolumeBindMountOptions", []gatedField{of[corev1.VolumeMount]("BindMountOptions")}},
 }
 
-// dropGated makes preparations that drop first.
-func dropGated(k *Kind) {
-	if podSpecOf(k.New()) == nil {
-		return
-	}
-	create, update := k.PrepareCreate, k.PrepareUpdate
-	k.PrepareCreate = func(obj Object) {
-		dropGatedSpec(podSpecOf(obj), nil)
-		if create != nil {
-			create(obj)
-		}
-	}
-	k.PrepareUpdate = func(new, old Object) {
-		dropGatedSpec(podSpecOf(new), podSpecOf(old))
-		update(new, old)
-	}
+// refusedGates have fields that validation refuses while the gate is off, or that
+// only appear in types which hold no object of a row.
+var refusedGates = map[string]gatedField{
+	"WorkloadWithJob": of[batchv1.JobSpec]("Scheduling"),
+	"InPlacePodVerticalScalingSchedulerPreemption": of[corev1.NodeSpec]("PodPreemptionPolicy"),
+	"PodLogsQuerySplitStreams":                     of[corev1.PodLogOptions]("Stream"),
 }
 
-func dropGatedSpec(new, old *corev1.PodSpec) {
-	for _, fields := range podGates {
-		used := false
-		if old != nil {
-			fields(old, func(func()) { used = true })
-		}
-		if !used {
-			fields(new, func(clear func()) { clear() })
-		}
-	}
+type gate struct {
+	name   string
+	fields []gatedField
 }
 
-// podGates has a function for each gate: it finds the gate's fields that are set
-// and hands over how each is cleared.
-var podGates = []func(s *corev1.PodSpec, found func(clear func())){
-	// GenericWorkload
-	func(s *corev1.PodSpec, found func(func())) { set(&s.SchedulingGroup, found) },
-	// EvictionRequestAPI
-	func(s *corev1.PodSpec, found func(func())) { setList(&s.EvictionResponders, found) },
-	// EmptyDirVolumeMode
-	func(s *corev1.PodSpec, found func(func())) {
-		for i := range s.Volumes {
-			if e := s.Volumes[i].EmptyDir; e != nil {
-				set(&e.Mode, found)
-			}
-		}
-	},
-	// AtomicWriteVolumeUserFields
-	volumeUsers,
-	// VolumeBindMountOptions
-	func(s *corev1.PodSpec, found func(func())) {
-		eachContainer(s, func(c *corev1.EphemeralContainerCommon) {
-			for i := range c.VolumeMounts {
-				setList(&c.VolumeMounts[i].BindMountOptions, found)
-			}
-		})
-	},
-	// H2CContainerProbe
-	func(s *corev1.PodSpec, found func(func())) {
-		eachContainer(s, func(c *corev1.EphemeralContainerCommon) {
-			for _, p := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
-				if p != nil && p.HTTPGet != nil {
-					set(&p.HTTPGet.Protocol, found)
-				}
-			}
-			if c.Lifecycle == nil {
-				return
-			}
-			for _, h := range []*corev1.LifecycleHandler{c.Lifecycle.PostStart, c.Lifecycle.PreStop} {
-				if h != nil && h.HTTPGet != nil {
-					set(&h.HTTPGet.Protocol, found)
-				}
-			}
-		})
-	},
-	// GRPCContainerProbeTLS
-	func(s *corev1.PodSpec, found func(func())) {
-		eachContainer(s, func(c *corev1.EphemeralContainerCommon) {
-			for _, p := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
-				if p != nil && p.GRPC != nil {
-					set(&p.GRPC.Mode, found)
-				}
-			}
-		})
-	},
+// gatedField is a field of a struct; used says whether a value of it uses the gate.
+type gatedField struct {
+	in   reflect.Type
+	name string
+	used func(v reflect.Value) bool
 }
 
-func set[T any](p **T, found func(func())) {
-	if *p != nil {
-		found(func() { *p = nil })
-	}
+func of[T any](name string) gatedField {
+	return gatedField{reflect.TypeFor[T](), name, func(v reflect.Value) bool {
+		if k := v.Kind(); k == reflect.Slice || k == reflect.Map {
+			return v.Len() > 0
+		}
+		return !v.IsZero()
+	}}
 }
 
-func setList[T any](p *[]T, found func(func())) {
-	if len(*p) > 0 {
-		found(func() { *p = nil })
-	}
+// elsewhere: the reference leads into another namespace. It is dropped whole, since
+// without the namespace it would lead to something else.
+func elsewhere(v reflect.Value) bool {
+	r, _ := v.Interface().(*corev1.TypedObjectReference)
+	return r != nil && r.Namespace != nil && *r.Namespace != ""
 }
 
-func eachContainer(s *corev1.PodSpec, visit func(c *corev1.EphemeralContainerCommon)) {
-	for _, list := range [][]corev1.Container{s.InitContainers, s.Containers} {
-		for i := range list {
-			visit((*corev1.EphemeralContainerCommon)(&list[i]))
-		}
-	}
-	for i := range s.EphemeralContainers {
-		visit(&s.EphemeralContainers[i].EphemeralContainerCommon)
-	}
+// way leads from a type to the gated fields in it.
+type way struct {
+	fields []wayField // of a struct
+	each   *way       // of a pointer, list or map
 }
 
-func volumeUsers(s *corev1.PodSpec, found func(func())) {
-	paths := func(items []corev1.KeyToPath) {
-		for i := range items {
-			set(&items[i].User, found)
-		}
+type wayField struct {
+	index int
+	gate  int // in gates; -1: follow the way
+	used  func(v reflect.Value) bool
+	way   *way
+}
+
+// ways has the way of each type that was asked for, nil when nothing in it is gated.
+var ways sync.Map // reflect.Type → *way
+
+func wayOf(t reflect.Type) *way {
+	if w, ok := ways.Load(t); ok {
+		return w.(*way)
 	}
-	files := func(items []corev1.DownwardAPIVolumeFile) {
-		for i := range items {
-			set(&items[i].User, found)
+	w := (&mapper{known: map[reflect.Type]*way{}}).walk(t)
+	ways.Store(t, w)
+	return w
+}
+
+type mapper struct{ known map[reflect.Type]*way }
+
+func (m *mapper) walk(t reflect.Type) *way {
+	switch t.Kind() {
+	case reflect.Pointer, reflect.Slice, reflect.Map:
+		if w := m.walk(t.Elem()); w != nil {
+			return &way{each: w}
 		}
+		return nil
+	case reflect.Struct:
+	default:
+		return nil
 	}
-	for i := range s.Volumes {
-		v := &s.Volumes[i]
-		if v.Secret != nil {
-			set(&v.Secret.DefaultUser, found)
-			paths(v.Secret.Items)
-		}
-		if v.ConfigMap != nil {
-			set(&v.ConfigMap.DefaultUser, found)
-			paths(v.ConfigMap.Items)
-		}
-		if v.DownwardAPI != nil {
-			set(&v.DownwardAPI.DefaultUser, found)
-			files(v.DownwardAPI.Items)
-		}
-		if v.Projected == nil {
+	if w, ok := m.known[t]; ok {
+		return w // a type within itself has no gated fields
+	}
+	m.known[t] = nil
+	w := &way{}
+	for i := range t.NumField() {
+		if !t.Field(i).IsExported() {
 			continue
 		}
-		set(&v.Projected.DefaultUser, found)
-		for j := range v.Projected.Sources {
-			p := &v.Projected.Sources[j]
-			if p.Secret != nil {
-				paths(p.Secret.Items)
-			}
-			if p.ConfigMap != nil {
-				paths(p.ConfigMap.Items)
-			}
-			if p.DownwardAPI != nil {
-				files(p.DownwardAPI.Items)
-			}
-			if p.ServiceAccountToken != nil {
-				set(&p.ServiceAccountToken.User, found)
-			}
-			if p.ClusterTrustBundle != nil {
-				set(&p.ClusterTrustBundle.User, found)
-			}
-			if p.PodCertificate != nil {
-				set(&p.PodCertificate.User, found)
+		if n, used := gateOf(t, t.Field(i).Name); n >= 0 {
+			w.fields = append(w.fields, wayField{index: i, gate: n, used: used})
+		} else if sub := m.walk(t.Field(i).Type); sub != nil {
+			w.fields = append(w.fields, wayField{index: i, gate: -1, way: sub})
+		}
+	}
+	if len(w.fields) == 0 {
+		return nil
+	}
+	m.known[t] = w
+	return w
+}
+
+func gateOf(t reflect.Type, name string) (int, func(reflect.Value) bool) {
+	for i, g := range gates {
+		for _, f := range g.fields {
+			if f.in == t && f.name == name {
+				return i, f.used
 			}
 		}
 	}
+	return -1, nil
+}
+
+// visit finds the gated fields of v that are used. With clear set, those of the
+// gates that clear names are emptied.
+func (w *way) visit(v reflect.Value, found func(gate int), clear []bool) {
+	if w == nil {
+		return
+	}
+	if w.each == nil {
+		for _, f := range w.fields {
+			x := v.Field(f.index)
+			switch {
+			case f.gate < 0:
+				f.way.visit(x, found, clear)
+			case !f.used(x):
+			case clear == nil:
+				found(f.gate)
+			case clear[f.gate]:
+				x.SetZero()
+			}
+		}
+		return
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			w.each.visit(v.Elem(), found, clear)
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			w.each.visit(v.Index(i), found, clear)
+		}
+	case reflect.Map:
+		for it := v.MapRange(); it.Next(); {
+			if clear == nil {
+				w.each.visit(it.Value(), found, nil)
+				continue
+			}
+			x := reflect.New(v.Type().Elem()).Elem()
+			x.Set(it.Value())
+			w.each.visit(x, found, clear)
+			v.SetMapIndex(it.Key(), x)
+		}
+	}
+}
+
+// dropGated empties the fields of new whose gates are off and that old, nil on
+// create, does not use.
+func dropGated[P Object](new P, old *P) {
+	w := wayOf(reflect.TypeFor[P]())
+	if w == nil {
+		return
+	}
+	var clear []bool
+	w.visit(reflect.ValueOf(new), func(gate int) {
+		if clear == nil {
+			clear = make([]bool, len(gates))
+		}
+		clear[gate] = true
+	}, nil)
+	if clear == nil {
+		return
+	}
+	if old != nil {
+		w.visit(reflect.ValueOf(*old), func(gate int) { clear[gate] = false }, nil)
+	}
+	w.visit(reflect.ValueOf(new), nil, clear)
 }

@@ -107,12 +107,12 @@ func erase[T any, P pointer[T]](r Row[P]) *Kind {
 	if k.Singular == "" {
 		k.Singular = strings.ToLower(k.Kind)
 	}
-	k.Default, k.PrepareCreate = one(r.Default), one(r.PrepareCreate)
+	k.Default = one(r.Default)
+	k.PrepareCreate = create(r.PrepareCreate)
 	k.PrepareUpdate = update(r.PrepareUpdate)
 	if f := r.Validate; f != nil {
 		k.Validate = func(obj Object) field.ErrorList { return f(obj.(P)) }
 	}
-	dropGated(k)
 	k.ValidateUpdate = check(r.ValidateUpdate)
 	if f := r.Warnings; f != nil {
 		k.Warnings = func(new, old Object) []string {
@@ -174,13 +174,27 @@ func one[P Object](f func(P)) func(Object) {
 	return func(obj Object) { f(obj.(P)) }
 }
 
-// update erases a preparation and puts before it what holds for every kind: the
-// generation is the server's, so the old one stays unless f raises it.
+// create erases a preparation and puts before it what holds for every kind: fields of
+// gates that are off are dropped.
+func create[P Object](f func(P)) func(Object) {
+	return func(obj Object) {
+		dropGated(obj.(P), nil)
+		if f != nil {
+			f(obj.(P))
+		}
+	}
+}
+
+// update erases a preparation and puts before it what holds for every kind and every
+// door: the generation is the server's, so the old one stays unless f raises it;
+// fields of gates that are off are dropped.
 func update[P Object](f func(new, old P)) func(new, old Object) {
 	return func(new, old Object) {
 		new.SetGeneration(old.GetGeneration())
+		was := old.(P)
+		dropGated(new.(P), &was)
 		if f != nil {
-			f(new.(P), old.(P))
+			f(new.(P), was)
 		}
 	}
 }

@@ -269,7 +269,13 @@ func TestAutoscalerRules(t *testing.T) {
 	text := namespacedMeta + "spec: {minReplicas: 1, maxReplicas: 3, scaleTargetRef: {kind: Deployment, name: web}, metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 80}}}]}\n"
 	checkNew(t, text, HorizontalPodAutoscaler, []change[h]{
 		{"zero", func(h *h) { h.Spec.MinReplicas = ptr(int32(0)) },
-			[]string{"spec.minReplicas: Invalid value: 0: must be greater than or equal to 1", "spec.metrics: Forbidden: must specify at least one Object or External metric to support scaling to zero replicas"}},
+			[]string{"spec.metrics: Forbidden: must specify at least one Object or External metric to support scaling to zero replicas"}},
+		{"negative", func(h *h) { h.Spec.MinReplicas = ptr(int32(-1)) }, []string{"spec.minReplicas: Invalid value: -1: must be greater than or equal to 0"}},
+		{"zero of a queue", func(h *h) {
+			h.Spec.MinReplicas = ptr(int32(0))
+			h.Spec.Metrics = []autoscalingv2.MetricSpec{{Type: "External", External: &autoscalingv2.ExternalMetricSource{
+				Metric: autoscalingv2.MetricIdentifier{Name: "q"}, Target: autoscalingv2.MetricTarget{Type: "Value", Value: ptr(resource.MustParse("1"))}}}}
+		}, nil},
 		{"no most", func(h *h) { h.Spec.MaxReplicas = 0 },
 			[]string{"spec.maxReplicas: Required value", "spec.maxReplicas: Invalid value: 0: must be greater than or equal to `minReplicas`"}},
 		{"kind", func(h *h) { h.Spec.Metrics[0].Type = "Nothing" },

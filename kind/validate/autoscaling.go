@@ -46,17 +46,13 @@ func autoscalerV2(h *autoscalingv1.HorizontalPodAutoscaler) *autoscalingv2.Horiz
 // HorizontalPodAutoscaler checks a new autoscaler.
 func HorizontalPodAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
 	errs := ObjectMeta(&h.ObjectMeta, true, NameDNSSubdomain, meta())
-	return append(errs, autoscalerSpec(&h.Spec, 1, spec())...)
+	return append(errs, autoscalerSpec(&h.Spec, spec())...)
 }
 
 // HorizontalPodAutoscalerUpdate checks an update of an autoscaler.
 func HorizontalPodAutoscalerUpdate(new, old *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
 	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
-	least := int32(1)
-	if m := old.Spec.MinReplicas; m != nil && *m == 0 {
-		least = 0
-	}
-	return append(errs, autoscalerSpec(&new.Spec, least, spec())...)
+	return append(errs, autoscalerSpec(&new.Spec, spec())...)
 }
 
 // HorizontalPodAutoscalerStatusUpdate checks an update of an autoscaler's status.
@@ -66,12 +62,12 @@ func HorizontalPodAutoscalerStatusUpdate(new, old *autoscalingv2.HorizontalPodAu
 	return append(errs, nonNegative(int64(new.Status.DesiredReplicas), status().Child("desiredReplicas"))...)
 }
 
-// autoscalerSpec checks all of it. Nothing goes down to less than least replicas: one,
-// and none where that was allowed before.
-func autoscalerSpec(s *autoscalingv2.HorizontalPodAutoscalerSpec, least int32, path *field.Path) field.ErrorList {
+// autoscalerSpec checks all of it. What is scaled by a metric that does not come from
+// the pods themselves may go down to none (HPAScaleToZero is on since 1.37).
+func autoscalerSpec(s *autoscalingv2.HorizontalPodAutoscalerSpec, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	if m := s.MinReplicas; m != nil && *m < least {
-		errs = append(errs, field.Invalid(path.Child("minReplicas"), *m, fmt.Sprintf("must be greater than or equal to %d", least)))
+	if m := s.MinReplicas; m != nil {
+		errs = append(errs, nonNegative(int64(*m), path.Child("minReplicas"))...)
 	}
 	if s.MaxReplicas == 0 {
 		errs = append(errs, field.Required(path.Child("maxReplicas"), ""))
