@@ -210,13 +210,16 @@ func slicePortsCell(ports []discoveryv1.EndpointPort) string {
 		switch {
 		case p.Port != nil:
 			words = append(words, strconv.Itoa(int(*p.Port)))
-		case ptr.Deref(p.Name, "") != "":
+		case p.Name != nil:
 			words = append(words, *p.Name)
 		default:
 			words = append(words, "*")
 		}
 	}
-	return firstFew(words, 3, ",")
+	if text := firstFew(words, 3, ","); text != "" {
+		return text
+	}
+	return unset // one port, and neither number nor name
 }
 
 func sliceAddressesCell(endpoints []discoveryv1.Endpoint) string {

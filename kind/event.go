@@ -75,16 +75,16 @@ var EventsEvent = define[eventsv1.EventList](Row[*eventsv1.Event]{
 })
 
 var eventColumns = []Column{
-	{Name: "Last Seen", Type: "string", Description: "Time since this was last observed."},
-	{Name: "Type", Type: "string", Description: "Normal or Warning."},
-	{Name: "Reason", Type: "string", Description: "What happened, in one word."},
-	{Name: "Object", Type: "string", Description: "The object that it happened to."},
-	{Name: "Subobject", Type: "string", Description: "The part of the object.", Priority: 1},
-	{Name: "Source", Type: "string", Description: "Who reports.", Priority: 1},
-	{Name: "Message", Type: "string", Description: "What happened, for people."},
-	{Name: "First Seen", Type: "string", Description: "Time since this was first observed.", Priority: 1},
-	{Name: "Count", Type: "string", Description: "How often this was observed.", Priority: 1},
-	{Name: "Name", Type: "string", Format: "name", Description: "Name of the event.", Priority: 1},
+	{Name: "Last Seen", Type: "string"},
+	{Name: "Type", Type: "string"},
+	{Name: "Reason", Type: "string"},
+	{Name: "Object", Type: "string"},
+	{Name: "Subobject", Type: "string", Priority: 1},
+	{Name: "Source", Type: "string", Priority: 1},
+	{Name: "Message", Type: "string"},
+	{Name: "First Seen", Type: "string", Priority: 1},
+	{Name: "Count", Type: "string", Priority: 1},
+	{Name: "Name", Type: "string", Format: "name", Priority: 1},
 }
 
 // coreEvent says e in the words of the core group. Slices and pointers are shared.

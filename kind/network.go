@@ -1,11 +1,15 @@
 package kind
 
 import (
+	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/ptr"
 
 	"proa.dev/kind/validate"
@@ -72,34 +76,40 @@ var Ingress = define[networkingv1.IngressList](Row[*networkingv1.Ingress]{
 	},
 	Columns: columns("Class, Hosts, Address, Ports"),
 	Cells: func(i *networkingv1.Ingress, now time.Time) []any {
-		class := ptr.Deref(i.Spec.IngressClassName, i.Annotations[ingressClassAnnotation])
-		var hosts, addresses []string
-		for _, r := range i.Spec.Rules {
-			if r.Host != "" {
-				hosts = append(hosts, r.Host)
-			}
-		}
-		shown := "*"
-		if len(hosts) > 0 {
-			shown = firstFew(hosts, 3, ",")
-		}
+		addresses := map[string]bool{}
 		for _, in := range i.Status.LoadBalancer.Ingress {
-			switch {
-			case in.IP != "":
-				addresses = append(addresses, in.IP)
-			case in.Hostname != "":
-				addresses = append(addresses, in.Hostname)
-			}
+			noteAddress(addresses, in.IP, in.Hostname)
 		}
 		ports := "80"
 		if len(i.Spec.TLS) > 0 {
 			ports = "80, 443"
 		}
-		return []any{i.Name, orNone(class), shown, strings.Join(addresses, ","), ports, age(i, now)}
+		return []any{i.Name, ptr.Deref(i.Spec.IngressClassName, none), hostsCell(i.Spec.Rules),
+			strings.Join(slices.Sorted(maps.Keys(addresses)), ","), ports, age(i, now)}
 	},
 })
 
 const ingressClassAnnotation = "kubernetes.io/ingress.class"
+
+// hostsCell names three hosts; what is counted behind them are rules.
+func hostsCell(rules []networkingv1.IngressRule) string {
+	const limit = 3
+	var hosts []string
+	more := false
+	for _, r := range rules {
+		if more = more || len(hosts) == limit; !more && r.Host != "" {
+			hosts = append(hosts, r.Host)
+		}
+	}
+	if len(hosts) == 0 {
+		return "*"
+	}
+	text := strings.Join(hosts, ",")
+	if more {
+		text += fmt.Sprintf(" + %d more...", len(rules)-limit)
+	}
+	return text
+}
 
 // IPAddress says which object has an address of the service ranges.
 var IPAddress = define[networkingv1.IPAddressList](Row[*networkingv1.IPAddress]{
@@ -117,15 +127,11 @@ var IPAddress = define[networkingv1.IPAddressList](Row[*networkingv1.IPAddress]{
 	Cells: func(a *networkingv1.IPAddress, _ time.Time) []any {
 		parent := none
 		if r := a.Spec.ParentRef; r != nil {
-			var parts []string
-			for _, part := range []string{strings.ToLower(r.Resource), r.Namespace, r.Name} {
-				if part != "" {
-					parts = append(parts, part)
-				}
+			parent = strings.ToLower(schema.GroupResource{Group: r.Group, Resource: r.Resource}.String())
+			if r.Namespace != "" {
+				parent += "/" + r.Namespace
 			}
-			if parent = strings.Join(parts, "/"); r.Group != "" {
-				parent = strings.Replace(parent, r.Resource, r.Resource+"."+r.Group, 1)
-			}
+			parent += "/" + r.Name
 		}
 		return []any{a.Name, parent}
 	},

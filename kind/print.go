@@ -19,12 +19,13 @@ const (
 
 // The columns that every table has.
 var (
-	nameColumn = Column{Name: "Name", Type: "string", Format: "name", Description: "Name of the object, unique within its namespace."}
-	ageColumn  = Column{Name: "Age", Type: "string", Description: "Time since the object was created."}
+	nameColumn = Column{Name: "Name", Type: "string", Format: "name"}
+	ageColumn  = Column{Name: "Age", Type: "string"}
 )
 
 // columns lists the columns between name and age: "Ready" is a string column,
-// "Data:integer" another type, and what follows "|" is shown with -o wide only.
+// "Data:integer" another type, "Attacher:name" a string that names an object, and what
+// follows "|" is shown with -o wide only. Descriptions are in Describe.
 func columns(description string) []Column {
 	shown, wide, _ := strings.Cut(description, "|")
 	out := []Column{nameColumn}
@@ -53,8 +54,11 @@ func columnList(description string, priority int32) []Column {
 			out = append(out, ageColumn)
 			continue
 		}
-		fill(&typ, "string")
-		out = append(out, Column{Name: name, Type: typ, Description: columnDocs[name], Priority: priority})
+		c := Column{Name: name, Type: typ, Priority: priority}
+		if typ == "" || typ == "name" {
+			c.Type, c.Format = "string", typ
+		}
+		out = append(out, c)
 	}
 	return out
 }
@@ -102,24 +106,4 @@ func firstFew(words []string, limit int, separator string) string {
 		return strings.Join(words, separator)
 	}
 	return fmt.Sprintf("%s + %d more...", strings.Join(words[:limit], separator), len(words)-limit)
-}
-
-// columnDocs describe columns for clients that show help.
-var columnDocs = map[string]string{
-	"Ready":           "How many of the wanted parts are ready.",
-	"Status":          "The state in one word.",
-	"Restarts":        "How often containers were restarted, and when last.",
-	"IP":              "Address of the pod.",
-	"Node":            "Node that the pod is bound to.",
-	"Nominated Node":  "Node on which room is being made for the pod.",
-	"Readiness Gates": "Fulfilled and all readiness gates.",
-	"Containers":      "Names of the containers in the template.",
-	"Images":          "Images of the containers in the template.",
-	"Selector":        "Labels that select the pods.",
-	"Desired":         "How many pods are wanted.",
-	"Current":         "How many pods there are.",
-	"Up-to-date":      "How many pods have the current template.",
-	"Available":       "How many pods are available.",
-	"Labels":          "Labels of the object.",
-	"Data":            "How many keys the object holds.",
 }

@@ -120,6 +120,21 @@ spec: {type: LoadBalancer, clusterIP: 10.43.0.1, clusterIPs: [10.43.0.1], select
 		{Service, `
 metadata: {name: ext}
 spec: {type: ExternalName, externalName: example.com}`, "ext ExternalName <none> example.com <none> <unknown> | <none>"},
+		{Service, `
+metadata: {name: lb}
+spec: {type: LoadBalancer, externalIPs: [192.0.2.9]}
+status: {loadBalancer: {ingress: [{hostname: b.example}, {ip: 192.0.2.2}, {ip: 192.0.2.1}, {ip: 192.0.2.2}]}}`,
+			"lb LoadBalancer <none> 192.0.2.1,192.0.2.2,b.example,192.0.2.9 <none> <unknown> | <none>"},
+		{Ingress, `
+metadata: {name: i, annotations: {kubernetes.io/ingress.class: old}}
+spec: {rules: [{host: a}, {}, {host: b}, {host: c}, {host: d}], tls: [{}]}
+status: {loadBalancer: {ingress: [{ip: 192.0.2.2}, {ip: 192.0.2.1}]}}`, "i <none> a,b,c + 2 more... 192.0.2.1,192.0.2.2 80, 443 <unknown> | "},
+		{CSIDriver, `{metadata: {name: d}, spec: {tokenRequests: [{audience: ""}, {audience: a}]}}`, "d true false false ,a false <none> <unknown> | "},
+		{StorageClass, `{metadata: {name: s}, provisioner: p}`, "s p Delete Immediate false <unknown> | "},
+		{VolumeAttributesClass, `{metadata: {name: v, annotations: {volumeattributesclass.alpha.kubernetes.io/is-default-class: "true"}}, driverName: d}`, "v (default) d <unknown> | "},
+		{IPAddress, `{metadata: {name: 10.0.0.1}, spec: {parentRef: {resource: services, namespace: default, name: web}}}`, "10.0.0.1 services/default/web | "},
+		{IPAddress, `{metadata: {name: 10.0.0.1}, spec: {parentRef: {group: gateway.example, resource: Gateways, name: web}}}`, "10.0.0.1 gateways.gateway.example/web | "},
+		{EndpointSlice, `{metadata: {name: s}, addressType: IPv4, ports: [{name: ""}]}`, "s IPv4 <unset> <unset> <unknown> | "},
 		{Node, `
 metadata: {name: n1, labels: {node-role.kubernetes.io/control-plane: "", kubernetes.io/role: edge}}
 spec: {unschedulable: true}
@@ -191,5 +206,20 @@ func TestScale(t *testing.T) {
 	}
 	if s := Deployment.Scale.Selector(d); s != "app=web,tier in (a,b)" {
 		t.Errorf("selector %q", s)
+	}
+}
+
+// TestDescriptions: every column of every kind has a description, and those that
+// point to a field point to one.
+func TestDescriptions(t *testing.T) {
+	for _, k := range All.Rows() {
+		for _, c := range k.Columns {
+			if k.Describe(c) == "" {
+				t.Errorf("%s: column %q is not described", k, c.Name)
+			}
+		}
+	}
+	if got := Service.Describe(Column{Name: "Cluster-IP"}); got != (corev1.ServiceSpec{}).SwaggerDoc()["clusterIP"] {
+		t.Errorf("cluster IP: %q", got)
 	}
 }

@@ -29,7 +29,7 @@ var LimitRange = define[corev1.LimitRangeList](Row[*corev1.LimitRange]{
 			defaultLimit(&l.Spec.Limits[i])
 		}
 	},
-	Columns: columnsExactly("Name, Created At"),
+	Columns: columnsExactly("Name, Created At:date"),
 	Cells: func(l *corev1.LimitRange, _ time.Time) []any {
 		return []any{l.Name, createdAt(l)}
 	},
@@ -104,7 +104,7 @@ func quotaCells(q *corev1.ResourceQuota) (requests, limits string) {
 	for _, name := range names {
 		used, hard := q.Status.Used[corev1.ResourceName(name)], q.Status.Hard[corev1.ResourceName(name)]
 		text := fmt.Sprintf("%s: %s/%s", name, used.String(), hard.String())
-		if strings.HasPrefix(name, "limits") {
+		if strings.HasPrefix(name, "limits.") {
 			l = append(l, text)
 		} else {
 			r = append(r, text)

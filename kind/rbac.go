@@ -39,7 +39,7 @@ var ClusterRole = define[rbacv1.ClusterRoleList](Row[*rbacv1.ClusterRole]{
 	ValidateUpdate:      validate.ClusterRoleUpdate,
 	UnconditionalUpdate: true,
 	AllowCreateOnUpdate: true,
-	Columns:             columnsExactly("Name, Created At"),
+	Columns:             columnsExactly("Name, Created At:date"),
 	Cells:               func(r *rbacv1.ClusterRole, _ time.Time) []any { return []any{r.Name, createdAt(r)} },
 })
 
@@ -73,7 +73,7 @@ var Role = define[rbacv1.RoleList](Row[*rbacv1.Role]{
 	ValidateUpdate:      validate.RoleUpdate,
 	UnconditionalUpdate: true,
 	AllowCreateOnUpdate: true,
-	Columns:             columnsExactly("Name, Created At"),
+	Columns:             columnsExactly("Name, Created At:date"),
 	Cells:               func(r *rbacv1.Role, _ time.Time) []any { return []any{r.Name, createdAt(r)} },
 })
 

@@ -2,6 +2,8 @@ package kind
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -243,21 +245,29 @@ func externalCell(s *corev1.Service) string {
 	case corev1.ServiceTypeExternalName:
 		return s.Spec.ExternalName
 	case corev1.ServiceTypeLoadBalancer:
-		var all []string
+		all := map[string]bool{}
 		for _, in := range s.Status.LoadBalancer.Ingress {
-			switch {
-			case in.IP != "":
-				all = append(all, in.IP)
-			case in.Hostname != "":
-				all = append(all, in.Hostname)
-			}
+			noteAddress(all, in.IP, in.Hostname)
 		}
-		if all = append(all, s.Spec.ExternalIPs...); len(all) == 0 {
+		words := append(slices.Sorted(maps.Keys(all)), s.Spec.ExternalIPs...)
+		if len(words) == 0 {
 			return "<pending>"
 		}
-		return strings.Join(all, ",")
+		return strings.Join(words, ",")
+	case corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort:
+		return orNone(strings.Join(s.Spec.ExternalIPs, ","))
 	}
-	return orNone(strings.Join(s.Spec.ExternalIPs, ","))
+	return unknown
+}
+
+// noteAddress collects where a load balancer can be reached: an IP before a name.
+func noteAddress(all map[string]bool, ip, name string) {
+	if ip == "" {
+		ip = name
+	}
+	if ip != "" {
+		all[ip] = true
+	}
 }
 
 func portsCell(ports []corev1.ServicePort) string {

@@ -1,7 +1,6 @@
 package kind
 
 import (
-	"fmt"
 	"strings"
 	"time"
 
@@ -39,15 +38,13 @@ var CSIDriver = define[storagev1.CSIDriverList](Row[*storagev1.CSIDriver]{
 	Cells: func(d *storagev1.CSIDriver, now time.Time) []any {
 		var tokens, modes []string
 		for _, t := range d.Spec.TokenRequests {
-			audience := t.Audience
-			fill(&audience, "<default>")
-			tokens = append(tokens, audience)
+			tokens = append(tokens, t.Audience)
 		}
 		for _, m := range d.Spec.VolumeLifecycleModes {
 			modes = append(modes, string(m))
 		}
 		requests := unset
-		if len(tokens) > 0 {
+		if d.Spec.TokenRequests != nil {
 			requests = strings.Join(tokens, ",")
 		}
 		return []any{d.Name, ptr.Deref(d.Spec.AttachRequired, true), ptr.Deref(d.Spec.PodInfoOnMount, false), ptr.Deref(d.Spec.StorageCapacity, false),
@@ -112,7 +109,7 @@ var StorageClass = define[storagev1.StorageClassList](Row[*storagev1.StorageClas
 			name += " (default)"
 		}
 		return []any{name, c.Provisioner, string(ptr.Deref(c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete)),
-			string(ptr.Deref(c.VolumeBindingMode, unset)), ptr.Deref(c.AllowVolumeExpansion, false), age(c, now)}
+			string(ptr.Deref(c.VolumeBindingMode, storagev1.VolumeBindingImmediate)), ptr.Deref(c.AllowVolumeExpansion, false), age(c, now)}
 	},
 })
 
@@ -131,10 +128,10 @@ var VolumeAttachment = define[storagev1.VolumeAttachmentList](Row[*storagev1.Vol
 		ValidateUpdate: validate.VolumeAttachmentUpdate,
 		PrepareUpdate:  func(new, old *storagev1.VolumeAttachment) { new.Spec = old.Spec },
 	},
-	Columns: columns("Attacher, PV, Node, Attached:boolean"),
+	Columns: columns("Attacher:name, PV, Node, Attached:boolean"),
 	Cells: func(a *storagev1.VolumeAttachment, now time.Time) []any {
 		return []any{a.Name, a.Spec.Attacher, ptr.Deref(a.Spec.Source.PersistentVolumeName, ""), a.Spec.NodeName,
-			fmt.Sprint(a.Status.Attached), age(a, now)}
+			a.Status.Attached, age(a, now)}
 	},
 })
 
@@ -150,6 +147,10 @@ var VolumeAttributesClass = define[storagev1.VolumeAttributesClassList](Row[*sto
 	ValidateUpdate: validate.VolumeAttributesClassUpdate,
 	Columns:        columns("DriverName"),
 	Cells: func(c *storagev1.VolumeAttributesClass, now time.Time) []any {
-		return []any{c.Name, c.DriverName, age(c, now)}
+		name := c.Name
+		if c.Annotations["volumeattributesclass.alpha.kubernetes.io/is-default-class"] == "true" {
+			name += " (default)"
+		}
+		return []any{name, c.DriverName, age(c, now)}
 	},
 })

@@ -3,7 +3,6 @@
 package table
 
 import (
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -18,8 +17,8 @@ import (
 
 // defaultColumns are those of a row that names none.
 var defaultColumns = []kind.Column{
-	{Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"]},
-	{Name: "Age", Type: "string", Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"]},
+	{Name: "Name", Type: "string", Format: "name"},
+	{Name: "Age", Type: "string"},
 }
 
 func defaultCells(obj kind.Object, now time.Time) []any {
@@ -39,7 +38,7 @@ func Of(k *kind.Kind, items []kind.Object, meta metav1.ListMeta, include metav1.
 		columns, cells = defaultColumns, defaultCells
 	}
 	for _, c := range columns {
-		t.ColumnDefinitions = append(t.ColumnDefinitions, metav1.TableColumnDefinition{Name: c.Name, Type: c.Type, Format: c.Format, Description: c.Description, Priority: c.Priority})
+		t.ColumnDefinitions = append(t.ColumnDefinitions, metav1.TableColumnDefinition{Name: c.Name, Type: c.Type, Format: c.Format, Description: k.Describe(c), Priority: c.Priority})
 	}
 	for _, obj := range items {
 		row := metav1.TableRow{Cells: cells(obj, now)}
@@ -55,7 +54,7 @@ func Of(k *kind.Kind, items []kind.Object, meta metav1.ListMeta, include metav1.
 			row.Object = runtime.RawExtension{Object: Partial(obj, version)}
 		}
 		if row.Object.Object != nil {
-			raw, err := json.Marshal(row.Object.Object)
+			raw, err := wire.MarshalJSON(row.Object.Object)
 			if err != nil {
 				return nil, fmt.Errorf("encode %s %q: %w", k, obj.GetName(), err)
 			}
