@@ -287,23 +287,21 @@ func writeJSONList(w interface{ Write([]byte) (int, error) }, gvk schema.GroupVe
 		return err
 	}
 	// One buffer for all: the garbage of a large list would cost as much as encoding it.
-	var buf bytes.Buffer
-	enc := json.NewEncoder(&buf)
+	buf := make([]byte, 0, chunk)
 	for i, obj := range items {
 		if i > 0 {
-			buf.WriteByte(',')
+			buf = append(buf, ',')
 		}
-		if err := enc.Encode(wire.Typed(obj, schema.GroupVersionKind{})); err != nil {
+		if buf, err = wire.AppendJSON(buf, wire.Typed(obj, schema.GroupVersionKind{})); err != nil {
 			return err
 		}
-		buf.Truncate(buf.Len() - 1) // the encoder's newline
-		if buf.Len() < chunk/2 && i < len(items)-1 {
+		if len(buf) < chunk/2 && i < len(items)-1 {
 			continue
 		}
-		if _, err := w.Write(buf.Bytes()); err != nil {
+		if _, err := w.Write(buf); err != nil {
 			return err
 		}
-		buf.Reset()
+		buf = buf[:0]
 	}
 	_, err = w.Write([]byte("]}\n"))
 	return err

@@ -63,9 +63,21 @@ func (s *Server) put(ctx context.Context, c *call, obj kind.Object, expect int64
 	if k.Buffered {
 		class = store.Buffered
 	}
+	// What rests in the view is a copy without room to grow, which shares what it has in
+	// common with others; parts of obj may belong to objects that are read meanwhile.
+	rests := obj
+	if !k.Custom {
+		rests = obj.DeepCopyObject().(kind.Object)
+		rests.SetManagedFields(obj.GetManagedFields()) // they share what they can already
+		kind.Compact(rests)
+	}
 	kv, err := s.store.Put(ctx, k.StoreKey(obj.GetNamespace(), obj.GetName()), value, store.PutOptions{
-		Expect: expect, Class: class, TTL: k.TTL, Attached: obj, Guards: storeGuards(guards),
-		Stamp: func(rev int64) { obj.SetResourceVersion(strconv.FormatInt(rev, 10)) },
+		Expect: expect, Class: class, TTL: k.TTL, Attached: rests, Guards: storeGuards(guards),
+		Stamp: func(rev int64) {
+			version := strconv.FormatInt(rev, 10)
+			obj.SetResourceVersion(version)
+			rests.SetResourceVersion(version)
+		},
 	})
 	if errors.Is(err, store.ErrGuard) && s.cfg.Held != nil {
 		s.cfg.Held.lost(guards)

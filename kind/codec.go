@@ -104,7 +104,11 @@ func DecodeStored(k *Kind, data []byte) (Object, error) {
 		return nil, fmt.Errorf("decode stored %s: %w", from, err)
 	}
 	shareEntries(obj)
-	return complete(root, from, obj)
+	whole, err := complete(root, from, obj)
+	if err == nil {
+		Compact(whole)
+	}
+	return whole, err
 }
 
 // decodeStoredCustom reads an object of a custom kind as it was stored: in

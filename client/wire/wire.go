@@ -122,7 +122,7 @@ func Encode(f Format, obj runtime.Object, gvk schema.GroupVersionKind, indent bo
 		}
 		return Envelope(p, gvk)
 	case YAML:
-		b, err := json.Marshal(Typed(obj, gvk))
+		b, err := MarshalJSON(Typed(obj, gvk))
 		if err != nil {
 			return nil, fmt.Errorf("encode %s: %w", gvk.Kind, err)
 		}
@@ -140,7 +140,7 @@ func encodeJSON(v any, what string, indent bool) ([]byte, error) {
 	if indent {
 		b, err = json.MarshalIndent(v, "", "  ")
 	} else {
-		b, err = json.Marshal(v)
+		b, err = MarshalJSON(v)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", what, err)
