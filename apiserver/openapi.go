@@ -126,12 +126,10 @@ func (q *request) serveOpenAPIv2() error {
 func (s *Server) schemaHash(gv schema.GroupVersion) string {
 	h := sha256.New()
 	fmt.Fprintln(h, s.cfg.Version.GitVersion, s.cfg.Version.GitCommit, gv)
-	for _, k := range s.kinds().Rows() {
-		if k.GVK().GroupVersion() == gv {
-			fmt.Fprintln(h, k.Kind, k.Plural, k.Scope, k.Status != nil, k.Scale != nil, len(k.Subresources))
-			if p, ok := k.Extension.(openapi.Published); ok {
-				fmt.Fprintln(h, p.Identity())
-			}
+	for _, k := range s.kinds().GroupVersion(gv.Group, gv.Version) {
+		fmt.Fprintln(h, k.Kind, k.Plural, k.Scope, k.Status != nil, k.Scale != nil, len(k.Subresources))
+		if p, ok := k.Extension.(openapi.Published); ok {
+			fmt.Fprintln(h, p.Identity())
 		}
 	}
 	return strings.ToUpper(hex.EncodeToString(h.Sum(nil)))

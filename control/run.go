@@ -98,12 +98,10 @@ func (r *Runtime) dispatch(ctx context.Context, jobs chan<- Key) {
 		_, moved := r.cfg.View.Moved()
 		if s := r.cfg.View.Snapshot(); s.Table() != table {
 			// What a new kind holds already was never reported as a change.
-			for _, k := range s.Table().Roots() {
-				if k.Custom && !table.Has(k) {
-					r.mu.Lock()
-					r.core.StartKind(s, k)
-					r.mu.Unlock()
-				}
+			for _, k := range s.Table().Came(table) {
+				r.mu.Lock()
+				r.core.StartKind(s, k)
+				r.mu.Unlock()
 			}
 			table = s.Table()
 		}

@@ -326,7 +326,7 @@ func (s *Server) open(ctx context.Context) (err error) {
 	s.View = view.New(kind.All, 0)
 	s.feed = feed.New(s.Store, s.View, kind.DecodeStored, s.cfg.Log)
 	s.feed.Extend(kind.CustomResourceDefinition, crd.New(crd.Config{Caller: hook.New(hook.Config{View: s.View, Rand: s.cfg.Rand}),
-		UID: func() types.UID { return types.UID(uuid.New(s.cfg.Rand)) }, Log: s.cfg.Log}).Kinds)
+		UID: func() types.UID { return types.UID(uuid.New(s.cfg.Rand)) }, Log: s.cfg.Log}))
 	if err := s.feed.Load(ctx); err != nil {
 		return errors.Join(err, s.Store.Close())
 	}

@@ -49,11 +49,62 @@ func key(namespace, name string) string { return namespace + "/" + name }
 
 type tree = btree.Map[string, kind.Object]
 
+// trees are the objects of each kind, frozen. Places are shared between snapshots
+// until another kind gets its first object, so that a new snapshot copies a row of
+// pointers and no map.
+type trees struct {
+	at   map[*kind.Kind]int // never changed
+	list []*tree
+}
+
+func (t trees) of(k *kind.Kind) *tree {
+	if i, ok := t.at[k]; ok {
+		return t.list[i]
+	}
+	return nil
+}
+
+// with are t and newer copies of those that are dirty.
+func (t trees) with(live map[*kind.Kind]*tree, dirty map[*kind.Kind]bool) trees {
+	next := trees{at: t.at, list: make([]*tree, len(t.list), len(t.list)+len(dirty))}
+	copy(next.list, t.list)
+	isShared := true
+	for k := range dirty {
+		i, ok := next.at[k]
+		if !ok {
+			if isShared {
+				next.at = maps.Clone(t.at)
+				if isShared = false; next.at == nil {
+					next.at = map[*kind.Kind]int{}
+				}
+			}
+			i = len(next.list)
+			next.at[k], next.list = i, append(next.list, nil)
+		}
+		next.list[i] = live[k].Copy()
+	}
+	return next
+}
+
+// without are t but for one kind.
+func (t trees) without(k *kind.Kind) trees {
+	if _, ok := t.at[k]; !ok {
+		return t
+	}
+	next := trees{at: make(map[*kind.Kind]int, len(t.at))}
+	for other, i := range t.at {
+		if other != k {
+			next.at[other], next.list = len(next.list), append(next.list, t.list[i])
+		}
+	}
+	return next
+}
+
 // Snapshot is the state of all kinds at one revision. The zero Snapshot is empty.
 type Snapshot struct {
 	revision int64
 	table    *kind.Table
-	tables   map[*kind.Kind]*tree
+	tables   trees
 	owned    *tree // ownerUID/plural.group/namespace/name
 	onNode   *tree // node/namespace/name of pods
 	orphans  *tree // namespace/name of pods without a controller
@@ -70,7 +121,7 @@ func (s Snapshot) Table() *kind.Table { return s.table }
 
 // Get returns the object, or nil when there is none.
 func (s Snapshot) Get(k *kind.Kind, namespace, name string) kind.Object {
-	t := s.tables[k.Root()]
+	t := s.tables.of(k.Root())
 	if t == nil {
 		return nil
 	}
@@ -88,7 +139,7 @@ func (s Snapshot) All(k *kind.Kind, namespace string) iter.Seq[kind.Object] {
 	if namespace != "" {
 		prefix = namespace + "/"
 	}
-	return scan(s.tables[k.Root()], prefix)
+	return scan(s.tables.of(k.Root()), prefix)
 }
 
 // After yields as All does, from the first object behind (namespace, name) on;
@@ -98,12 +149,12 @@ func (s Snapshot) After(k *kind.Kind, namespace, afterNamespace, afterName strin
 	if namespace != "" {
 		prefix = namespace + "/"
 	}
-	return scanFrom(s.tables[k.Root()], key(afterNamespace, afterName)+"\x00", prefix)
+	return scanFrom(s.tables.of(k.Root()), key(afterNamespace, afterName)+"\x00", prefix)
 }
 
 // Len counts the objects of a kind in all namespaces.
 func (s Snapshot) Len(k *kind.Kind) int {
-	if t := s.tables[k.Root()]; t != nil {
+	if t := s.tables.of(k.Root()); t != nil {
 		return t.Len()
 	}
 	return 0
@@ -138,13 +189,13 @@ func (s Snapshot) OrphanPods(namespace string) iter.Seq[*corev1.Pod] {
 // PodsWith yields a namespace's pods that carry all of the labels, by name. It
 // costs as much as the rarest of the labels has pods.
 func (s Snapshot) PodsWith(namespace string, labels map[string]string) iter.Seq[*corev1.Pod] {
-	return podsWith(s.labeled, s.tables[kindPod], namespace, labels)
+	return podsWith(s.labeled, s.tables.of(kindPod), namespace, labels)
 }
 
 // Selecting yields the objects of kind k in a namespace whose selector may match
 // the labels: each that does is among them, and the caller checks.
 func (s Snapshot) Selecting(k *kind.Kind, namespace string, labels map[string]string) iter.Seq[kind.Object] {
-	return selecting(s.selects, s.tables[k.Root()], k.Root().String(), namespace, labels)
+	return selecting(s.selects, s.tables.of(k.Root()), k.Root().String(), namespace, labels)
 }
 
 // Get returns the typed object, or the zero T (nil) when there is none.
@@ -266,7 +317,7 @@ type View struct {
 	revision int64
 	loaded   int64
 	moved    chan struct{} // closed and replaced when revision grows
-	frozen   map[*kind.Kind]*tree
+	frozen   trees
 
 	snap    atomic.Pointer[Snapshot]
 	isStale atomic.Bool
@@ -282,7 +333,7 @@ func New(table *kind.Table, window int) *View {
 		window = DefaultWindow
 	}
 	v := &View{window: window,
-		tables: map[*kind.Kind]*tree{}, frozen: map[*kind.Kind]*tree{}, dirty: map[*kind.Kind]bool{},
+		tables: map[*kind.Kind]*tree{}, dirty: map[*kind.Kind]bool{},
 		rings: map[*kind.Kind]*ring{}, moved: make(chan struct{})}
 	v.table.Store(table)
 	v.snap.Store(&Snapshot{table: table})
@@ -296,6 +347,15 @@ func (v *View) Table() *kind.Table { return v.table.Load() }
 // order of their revisions.
 var Custom = &kind.Kind{Kind: "Custom", Plural: "customs", Custom: true, Hidden: true}
 
+// Reshaping is a new table of kinds and what it changes: the roots that have come,
+// with what the store holds of them already, those whose served rows have changed,
+// and those that have gone.
+type Reshaping struct {
+	Table         *kind.Table
+	Came          []Loading
+	Changed, Gone []*kind.Kind
+}
+
 // Loading are the objects of a kind that has just come.
 type Loading struct {
 	Kind    *kind.Kind
@@ -305,50 +365,45 @@ type Loading struct {
 // Reshape changes the table of kinds together with the changes that say so: what
 // the new kinds hold already is loaded, the objects of kinds that went are
 // dropped without changes of their own, and whoever asks for those kinds' changes
-// gets ErrGone. Then it goes on as ApplyAll does.
-func (v *View) Reshape(table *kind.Table, loading []Loading, changes []Change, revision int64) {
+// gets ErrGone. Then it goes on as ApplyAll does. It costs what it changes.
+func (v *View) Reshape(r Reshaping, changes []Change, revision int64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	old := v.table.Load()
-	v.table.Store(table)
+	v.table.Store(r.Table)
 	v.isStale.Store(true)
-	for _, k := range old.Roots() {
-		if !k.Custom || table.Has(k) {
-			continue
-		}
+	for _, k := range r.Gone {
 		if t := v.tables[k]; t != nil {
 			t.Scan(func(_ string, o kind.Object) bool {
 				v.unindex(k, o)
 				return true
 			})
 			delete(v.tables, k)
-			delete(v.frozen, k)
 			delete(v.dirty, k)
+			v.frozen = v.frozen.without(k)
 		}
-		if r := v.rings[k]; r != nil {
-			close(r.wake)
+		if ring := v.rings[k]; ring != nil {
+			close(ring.wake)
 			delete(v.rings, k)
 		}
 	}
-	for _, l := range loading {
-		if r := v.rings[l.Kind.Root()]; r != nil {
-			r.lost = max(r.lost, revision)
-		} else if l.Kind.Custom {
-			v.rings[l.Kind.Root()] = &ring{lost: revision, wake: make(chan struct{})}
+	for _, l := range r.Came {
+		if ring := v.rings[l.Kind]; ring != nil {
+			close(ring.wake)
 		}
+		v.rings[l.Kind] = &ring{lost: revision, wake: make(chan struct{})}
 		for _, o := range l.Objects {
-			v.set(l.Kind.Root(), nil, o)
+			v.set(l.Kind, nil, o)
 		}
 	}
 	// Watches of custom kinds look whether their row has changed.
-	for k, r := range v.rings {
-		if k.Custom {
-			close(r.wake)
-			r.wake = make(chan struct{})
+	for _, k := range r.Changed {
+		if ring := v.rings[k]; ring != nil {
+			close(ring.wake)
+			ring.wake = make(chan struct{})
 		}
 	}
 	for i := range changes {
-		if table.Has(changes[i].Kind) {
+		if r.Table.Has(changes[i].Kind) {
 			v.apply(&changes[i])
 		}
 	}
@@ -519,16 +574,11 @@ func (v *View) Snapshot() Snapshot {
 	if !v.isStale.Load() {
 		return *v.snap.Load()
 	}
-	tables := make(map[*kind.Kind]*tree, len(v.tables))
-	for k, t := range v.frozen {
-		tables[k] = t
+	if len(v.dirty) > 0 {
+		v.frozen = v.frozen.with(v.tables, v.dirty)
+		clear(v.dirty)
 	}
-	for k := range v.dirty {
-		tables[k] = v.tables[k].Copy()
-	}
-	clear(v.dirty)
-	v.frozen = tables
-	s := &Snapshot{revision: v.revision, table: v.table.Load(), tables: tables, owned: v.owned.Copy(), onNode: v.onNode.Copy(), orphans: v.orphans.Copy(),
+	s := &Snapshot{revision: v.revision, table: v.table.Load(), tables: v.frozen, owned: v.owned.Copy(), onNode: v.onNode.Copy(), orphans: v.orphans.Copy(),
 		labeled: v.labeled.Copy(), selects: v.selects.Copy()}
 	v.snap.Store(s)
 	v.isStale.Store(false)

@@ -141,7 +141,7 @@ func Start(t testing.TB, change func(*apiserver.Config)) *Cluster {
 	var running sync.WaitGroup
 	f := feed.New(cfg.Store, cfg.View, kind.DecodeStored, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	hooks := hook.New(hook.Config{View: cfg.View})
-	f.Extend(kind.CustomResourceDefinition, crd.New(crd.Config{Caller: hooks, UID: uuid.NewUUID}).Kinds)
+	f.Extend(kind.CustomResourceDefinition, crd.New(crd.Config{Caller: hooks, UID: uuid.NewUUID}))
 	if err := f.Load(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -76,10 +76,7 @@ func has(list []string, s string) bool {
 
 func resources(t *kind.Table, group, ver string) []resource {
 	var out []resource
-	for _, k := range t.Rows() {
-		if k.Group != group || k.Version != ver {
-			continue
-		}
+	for _, k := range t.GroupVersion(group, ver) {
 		verbs := append([]string(nil), k.Verbs...)
 		if len(verbs) == 0 {
 			verbs = usual

@@ -73,7 +73,7 @@ func Priority(group, ver string) (groupMinimum, versionPriority int32) {
 // IsBuiltIn says that the table has a row of the program's own for the group
 // version.
 func IsBuiltIn(t *kind.Table, group, ver string) bool {
-	return slices.ContainsFunc(t.Rows(), func(k *kind.Kind) bool { return !k.Custom && k.Group == group && k.Version == ver })
+	return slices.ContainsFunc(t.BuiltIn(), func(k *kind.Kind) bool { return k.Group == group && k.Version == ver })
 }
 
 // order sorts groups by the highest priority of their versions and then by name,

@@ -91,10 +91,8 @@ func (b *builder) sharedFor(gvs []schema.GroupVersion) {
 
 // group adds schemas and paths of one group version.
 func (b *builder) group(t *kind.Table, gv schema.GroupVersion, paths object) {
-	for _, k := range t.Rows() {
-		if k.GVK().GroupVersion() == gv {
-			b.row(k, paths)
-		}
+	for _, k := range t.GroupVersion(gv.Group, gv.Version) {
+		b.row(k, paths)
 	}
 }
 

@@ -77,8 +77,8 @@ func Parts(priority Priority, trust Trust) []control.Part {
 				}
 				var refs []view.Ref
 				seen := map[string]bool{}
-				for _, k := range s.Table().Rows() {
-					if name := k.Version + "." + k.Group; !k.Custom && !seen[name] {
+				for _, k := range s.Table().BuiltIn() {
+					if name := k.Version + "." + k.Group; !seen[name] {
 						seen[name] = true
 						refs = append(refs, view.Ref{Kind: kind.APIService, Name: name})
 					}
@@ -147,13 +147,11 @@ func lookup(s view.Snapshot, group, version string) (served, custom bool) {
 	if group == apiregistrationv1.GroupName {
 		return false, false
 	}
-	for _, k := range s.Table().Rows() {
-		if k.Group == group && k.Version == version {
-			if !k.Custom {
-				return true, false
-			}
-			served, custom = true, true
+	for _, k := range s.Table().GroupVersion(group, version) {
+		if !k.Custom {
+			return true, false
 		}
+		served, custom = true, true
 	}
 	return served, custom
 }

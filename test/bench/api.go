@@ -104,22 +104,12 @@ func subjects(namespace string) ([]subject, error) {
 // requestsBench measures creates, updates and gets of three kinds over HTTPS,
 // server-side apply and heartbeats, against a server without a node.
 func requestsBench(ctx context.Context, l *lab) ([]Figure, error) {
-	if err := l.up(ctx, "--no-node"); err != nil {
-		return nil, err
-	}
-	pid, err := l.pid()
-	if err != nil {
-		return nil, err
-	}
-	admin, err := l.client()
+	const namespace = "requests"
+	pid, admin, err := l.stageIn(ctx, namespace)
 	if err != nil {
 		return nil, err
 	}
 	defer admin.Close()
-	const namespace = "requests"
-	if err := makeNamespace(ctx, admin, namespace); err != nil {
-		return nil, err
-	}
 	senders := make([]*sender, 64)
 	for i := range senders {
 		if senders[i], err = l.sender(true, wire.JSON, ""); err != nil {
@@ -323,10 +313,7 @@ func drive(pid int, senders []*sender, d time.Duration, f *Figure, how string, d
 // customBench measures what many custom kinds cost.
 func customBench(ctx context.Context, l *lab) ([]Figure, error) {
 	const kinds = 1000
-	if err := l.up(ctx, "--no-node"); err != nil {
-		return nil, err
-	}
-	pid, err := l.pid()
+	pid, err := l.stage(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -347,7 +334,13 @@ func customBench(ctx context.Context, l *lab) ([]Figure, error) {
 	if err != nil {
 		return nil, err
 	}
+	admin, err := l.client()
+	if err != nil {
+		return nil, err
+	}
+	defer admin.Close()
 	say("defining %d kinds", kinds)
+	profiled := l.profileServer(ctx, admin, 5*loadFor, "custom")
 	f := Figure{Name: "1,000 definitions created and established", Unit: "s", How: "8 clients, JSON, a schema of ten fields with a CEL rule and defaults, status subresource; until each says Established and the last is served"}
 	watched := startWatch(pid)
 	var n atomic.Int64
@@ -392,6 +385,10 @@ func customBench(ctx context.Context, l *lab) ([]Figure, error) {
 		return nil, err
 	}
 	f.Samples = []float64{watched.stop(&f).Seconds()}
+	f.How += fmt.Sprintf("; %s ms of server CPU for each", number(f.ServerCPU/kinds*1e3))
+	if err := profiled(); err != nil {
+		return nil, err
+	}
 	if err := pause(ctx, 2*settle); err != nil {
 		return nil, err
 	}

@@ -62,10 +62,16 @@ func New(st store.Store, v *view.View, decode Decode, log *slog.Logger) *Feed {
 	return &Feed{store: st, view: v, decode: decode, log: log, types: map[*kind.Kind]reflect.Type{}, workers: 2}
 }
 
-// Kinds makes the table that holds while these definitions are there. now is the
-// newest table. It is called from one goroutine at a time; it gives now when
-// nothing has changed.
-type Kinds func(now *kind.Table, definitions []kind.Object) *kind.Table
+// Kinds makes tables of kinds from definitions. It is called from one goroutine at
+// a time; now is the newest table, and the answer has it where nothing changes. What
+// has come is without its objects.
+type Kinds interface {
+	// All is the table while exactly these definitions are there.
+	All(now *kind.Table, definitions []kind.Object) view.Reshaping
+	// Change is the table after some definitions have changed, by name; those that
+	// are gone are nil.
+	Change(now *kind.Table, definitions map[string]kind.Object) view.Reshaping
+}
 
 // Extend lets the objects of the kind definition bring kinds at run time. Before a
 // batch of changes that touches definitions is shown, the view gets the table that
@@ -92,8 +98,8 @@ func (f *Feed) Load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if t := f.tableOf(page.KVs); t != f.view.Table() {
-		f.view.Reshape(t, nil, nil, 0)
+	if r := f.all(page.KVs); r.Table != f.view.Table() {
+		f.view.Reshape(r, nil, 0)
 	}
 	kinds, objects, err := f.decodeAll(ctx, f.view.Table(), page.KVs)
 	if err != nil {
@@ -132,11 +138,11 @@ func (f *Feed) begin(ctx context.Context) (store.Page, error) {
 	return page, nil
 }
 
-// tableOf is the table that the definitions among kvs make.
-func (f *Feed) tableOf(kvs []store.KV) *kind.Table {
+// all is the table that the definitions among kvs make.
+func (f *Feed) all(kvs []store.KV) view.Reshaping {
 	now := f.view.Table()
 	if f.kinds == nil {
-		return now
+		return view.Reshaping{Table: now}
 	}
 	var definitions []kind.Object
 	prefix := f.definition.StoreKey("", "")
@@ -149,69 +155,50 @@ func (f *Feed) tableOf(kvs []store.KV) *kind.Table {
 		o.SetResourceVersion(strconv.FormatInt(kvs[i].ModRevision, 10))
 		definitions = append(definitions, o)
 	}
-	return f.kinds(now, definitions)
+	return f.kinds.All(now, definitions)
 }
 
 // extend makes the table after changes, and loads what the new kinds hold at
-// revision at. It gives the view's table and nothing when nothing changes.
-func (f *Feed) extend(ctx context.Context, changes []view.Change, at int64) (*kind.Table, []view.Loading, error) {
-	now := f.view.Table()
-	if f.kinds == nil || !slices.ContainsFunc(changes, func(c view.Change) bool { return c.Kind == f.definition }) {
-		return now, nil, nil
-	}
-	newest := map[string]kind.Object{}
+// revision at. It gives the view's table when nothing changes.
+func (f *Feed) extend(ctx context.Context, changes []view.Change, at int64) (view.Reshaping, error) {
+	now := view.Reshaping{Table: f.view.Table()}
+	var changed map[string]kind.Object
 	for i := range changes {
-		if c := &changes[i]; c.Kind == f.definition && c.New != nil {
-			newest[c.New.GetName()] = c.New
-		} else if c.Kind == f.definition {
-			newest[c.Last.GetName()] = nil
-		}
-	}
-	var definitions []kind.Object
-	for o := range f.view.Snapshot().All(f.definition, "") {
-		if o2, touched := newest[o.GetName()]; touched {
-			delete(newest, o.GetName())
-			if o = o2; o == nil {
-				continue
-			}
-		}
-		definitions = append(definitions, o)
-	}
-	for _, o := range newest {
-		if o != nil {
-			definitions = append(definitions, o)
-		}
-	}
-	table := f.kinds(now, definitions)
-	if table == now {
-		return now, nil, nil
-	}
-	var loading []view.Loading
-	for _, k := range table.Roots() {
-		if !k.Custom || now.Has(k) {
+		c := &changes[i]
+		if c.Kind != f.definition || f.kinds == nil {
 			continue
 		}
-		l := view.Loading{Kind: k}
-		prefix := k.StoreKey("", "")
+		if changed == nil {
+			changed = map[string]kind.Object{}
+		}
+		if c.New != nil {
+			changed[c.New.GetName()] = c.New
+		} else {
+			changed[c.Last.GetName()] = nil
+		}
+	}
+	if changed == nil {
+		return now, nil
+	}
+	next := f.kinds.Change(now.Table, changed)
+	for i := range next.Came {
+		l := &next.Came[i]
+		prefix := l.Kind.StoreKey("", "")
 		page, err := f.store.Range(ctx, prefix, store.PrefixEnd(prefix), 0, at)
-		if errors.Is(err, store.ErrCompacted) {
-			return nil, nil, err
-		}
 		if err != nil {
-			return nil, nil, fmt.Errorf("load %s: %w", k, err)
+			return now, fmt.Errorf("load %s: %w", l.Kind, err)
 		}
-		_, objects, err := f.decodeAll(ctx, table, page.KVs)
+		_, objects, err := f.decodeAll(ctx, next.Table, page.KVs)
 		if err != nil {
-			return nil, nil, fmt.Errorf("load %s: %w", k, err)
+			return now, fmt.Errorf("load %s: %w", l.Kind, err)
 		}
 		for _, o := range objects {
 			if o != nil {
 				l.Objects = append(l.Objects, o)
 			}
 		}
-		loading = append(loading, l)
 	}
-	return table, loading, nil
+	return next, nil
 }
 
 // decodeAll decodes kvs on a few goroutines; what is passed over is nil.
@@ -313,18 +300,21 @@ func (f *Feed) step(ctx context.Context) (int, error) {
 			changes = append(changes, c)
 		}
 	}
-	next, loading, err := f.extend(context.WithoutCancel(ctx), changes, progress)
+	next, err := f.extend(context.WithoutCancel(ctx), changes, progress)
 	if errors.Is(err, store.ErrCompacted) {
 		return f.reload(context.WithoutCancel(ctx))
 	}
 	if err != nil {
 		return 0, fmt.Errorf("follow the store: %w", err)
 	}
-	if next == table {
+	if next.Table == table {
 		f.view.ApplyAll(changes, progress)
 	} else {
+		for _, k := range next.Gone {
+			delete(f.types, k)
+		}
 		// What is loaded holds this batch's writes of new kinds already.
-		f.view.Reshape(next, loading, changes, progress)
+		f.view.Reshape(next, changes, progress)
 	}
 	return len(events), nil
 }
@@ -401,14 +391,8 @@ func (f *Feed) reload(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if t := f.tableOf(page.KVs); t != f.view.Table() {
-		var loading []view.Loading
-		for _, k := range t.Roots() {
-			if k.Custom && !f.view.Table().Has(k) {
-				loading = append(loading, view.Loading{Kind: k})
-			}
-		}
-		f.view.Reshape(t, loading, nil, f.view.Snapshot().Revision())
+	if r := f.all(page.KVs); r.Table != f.view.Table() {
+		f.view.Reshape(r, nil, f.view.Snapshot().Revision())
 	}
 	snap := f.view.Snapshot()
 	table := f.view.Table()

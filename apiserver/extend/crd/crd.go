@@ -24,10 +24,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sort"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -38,6 +40,7 @@ import (
 
 	"proa.dev/apiserver/extend/hook"
 	"proa.dev/kind"
+	"proa.dev/view"
 )
 
 // Caller posts documents to webhooks; *hook.Client does.
@@ -60,7 +63,12 @@ type Registry struct {
 	cfg  Config
 	mu   sync.Mutex
 	byID map[string]*definition // by name
+
+	compiled atomic.Int64
 }
+
+// Compiled counts the schemas that have been compiled so far.
+func (r *Registry) Compiled() int64 { return r.compiled.Load() }
 
 // New makes a Registry; it starts nothing.
 func New(cfg Config) *Registry {
@@ -75,6 +83,7 @@ type definition struct {
 	reg     *Registry
 	crd     *apiextensionsv1.CustomResourceDefinition
 	closing bool
+	isShown bool // has a place in the table
 	root    *kind.Kind
 	all     map[string]*Version // by name, those that are not served too
 	rows    []*kind.Kind
@@ -114,49 +123,65 @@ func (v *Version) StorageVersion() string {
 	return ""
 }
 
-// Kinds implements feed.Kinds.
-func (r *Registry) Kinds(now *kind.Table, definitions []kind.Object) *kind.Table {
+// All implements feed.Kinds.
+func (r *Registry) All(now *kind.Table, definitions []kind.Object) view.Reshaping {
+	changed := make(map[string]kind.Object, len(definitions))
+	r.mu.Lock()
+	for name := range r.byID {
+		changed[name] = nil
+	}
+	r.mu.Unlock()
+	for _, o := range definitions {
+		changed[o.GetName()] = o
+	}
+	return r.Change(now, changed)
+}
+
+// Change implements feed.Kinds. It looks at nothing but the definitions that have
+// changed.
+func (r *Registry) Change(now *kind.Table, definitions map[string]kind.Object) view.Reshaping {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	isSame := true
-	next := make(map[string]*definition, len(definitions))
-	for _, o := range definitions {
-		crd, ok := o.(*apiextensionsv1.CustomResourceDefinition)
+	out := view.Reshaping{Table: now}
+	var come []kind.Definition
+	for _, name := range slices.Sorted(maps.Keys(definitions)) {
+		old := r.byID[name]
+		crd, ok := definitions[name].(*apiextensionsv1.CustomResourceDefinition)
 		if !ok || !isEstablished(crd) {
+			if old != nil {
+				delete(r.byID, name)
+				if old.isShown {
+					out.Gone = append(out.Gone, old.root)
+				}
+			}
 			continue
 		}
-		d := r.byID[crd.Name]
-		if d == nil || !d.holds(crd) {
-			d = r.define(crd, d)
-			isSame = false
+		if old != nil && old.holds(crd) {
+			continue
 		}
-		next[crd.Name] = d
-	}
-	if isSame && len(next) == len(r.byID) {
-		return now
-	}
-	r.byID = next
-	list := make([]*definition, 0, len(next))
-	for _, d := range next {
-		list = append(list, d)
-	}
-	sort.Slice(list, func(i, j int) bool {
-		a, b := list[i].crd, list[j].crd
-		if a.Spec.Group != b.Spec.Group {
-			return a.Spec.Group < b.Spec.Group
-		}
-		return a.Name < b.Name
-	})
-	var rows []*kind.Kind
-	for _, d := range list {
-		if now.ByResource(d.rowGVR()) != nil && !now.ByResource(d.rowGVR()).Custom {
+		d := r.define(crd, old)
+		r.byID[name] = d
+		if k := now.ByResource(d.rowGVR()); k != nil && !k.Custom {
 			r.cfg.Log.Warn("definition is not served: a built-in kind has its route", "definition", d.crd.Name)
-			continue
+		} else {
+			d.isShown = true
+			come = append(come, kind.Definition{Root: d.root, Rows: d.rows})
 		}
-		rows = append(rows, d.root)
-		rows = append(rows, d.rows...)
+		wasShown := old != nil && old.isShown
+		switch {
+		case wasShown && d.isShown && old.root == d.root:
+			out.Changed = append(out.Changed, d.root)
+		default:
+			if wasShown {
+				out.Gone = append(out.Gone, old.root)
+			}
+			if d.isShown {
+				out.Came = append(out.Came, view.Loading{Kind: d.root})
+			}
+		}
 	}
-	return now.With(rows)
+	out.Table = now.With(come, out.Gone...)
+	return out
 }
 
 func isEstablished(crd *apiextensionsv1.CustomResourceDefinition) bool {

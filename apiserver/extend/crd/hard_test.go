@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -22,7 +20,6 @@ import (
 
 	"proa.dev/apiserver/extend/crd"
 	"proa.dev/kind"
-	"proa.dev/store/mem"
 	"proa.dev/view"
 	"proa.dev/view/feed"
 )
@@ -263,7 +260,7 @@ func TestRestart(t *testing.T) {
 	f.must(f.dyn.Resource(widgets("v1")).Namespace("shop").Create(t.Context(), f.widget(`{size: 1}`), metav1.CreateOptions{}))
 	v := view.New(kind.All, 0)
 	again := feed.New(f.Store, v, kind.DecodeStored, nil)
-	again.Extend(kind.CustomResourceDefinition, crd.New(crd.Config{}).Kinds)
+	again.Extend(kind.CustomResourceDefinition, crd.New(crd.Config{}))
 	if err := again.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -301,76 +298,4 @@ func TestWrongDefinitions(t *testing.T) {
 	if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "spec.scope: Invalid value") {
 		t.Errorf("scope changed: %v", err)
 	}
-}
-
-// A thousand definitions: how long the table takes and what it holds.
-func TestThousandDefinitions(t *testing.T) {
-	if testing.Short() {
-		t.Skip("measures")
-	}
-	base := new(apiextensionsv1.CustomResourceDefinition)
-	st := mem.Open(mem.Config{})
-	defer st.Close()
-	f := &fixture{T: t}
-	u := f.object(widgetCRD)
-	data, err := u.MarshalJSON()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(data, base); err != nil {
-		t.Fatal(err)
-	}
-	const n = 1000
-	heap := func() uint64 {
-		runtime.GC()
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
-	before := heap()
-	objects := make([]kind.Object, n)
-	for i := range objects {
-		d := base.DeepCopy()
-		d.Spec.Names.Plural, d.Spec.Names.Kind = fmt.Sprintf("widget%ds", i), fmt.Sprintf("Widget%d", i)
-		d.Name, d.UID, d.Generation = d.Spec.Names.Plural+".example.com", types.UID(fmt.Sprint(i)), 1
-		kind.CustomResourceDefinition.Default(d)
-		d.Status.AcceptedNames = d.Spec.Names
-		d.Status.Conditions = []apiextensionsv1.CustomResourceDefinitionCondition{{Type: apiextensionsv1.Established, Status: apiextensionsv1.ConditionTrue}}
-		objects[i] = d
-	}
-	held := heap()
-	r := crd.New(crd.Config{})
-	began := time.Now()
-	table := r.Kinds(kind.All, objects)
-	first := time.Since(began)
-	rows := heap()
-	next := objects[0].DeepCopyObject().(*apiextensionsv1.CustomResourceDefinition)
-	next.Generation++
-	objects[0] = next
-	began = time.Now()
-	table = r.Kinds(table, objects)
-	one := time.Since(began)
-	row := table.ByResource(schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "widget7s"})
-	o := row.New().(*unstructured.Unstructured)
-	o.SetName("w")
-	o.SetNamespace("shop")
-	unstructured.SetNestedField(o.Object, int64(1), "spec", "size")
-	began = time.Now()
-	row.Default(o)
-	errs := row.Validate(o)
-	use := time.Since(began)
-	compiled := heap()
-	if len(errs) > 0 || len(table.Custom()) != 2*n {
-		t.Fatalf("%v, %d rows", errs, len(table.Custom()))
-	}
-	began = time.Now()
-	row.Validate(o)
-	again := time.Since(began)
-	t.Logf("%d definitions: table %v, one more change %v; definitions %d KB each, rows %d KB each; first use of a schema %v and %d KB, then %v",
-		n, first, one, (held-before)/n>>10, (rows-held)/n>>10, use, int64(compiled-rows)>>10, again)
-	if first > 5*time.Second || one > time.Second {
-		t.Errorf("the table takes %v, a change of it %v", first, one)
-	}
-	runtime.KeepAlive(objects)
 }

@@ -38,7 +38,10 @@ type compiled struct {
 
 // schema of the version, compiled once.
 func (v *Version) schema() (*compiled, error) {
-	v.once.Do(func() { v.compiled, v.err = v.compile() })
+	v.once.Do(func() {
+		v.def.reg.compiled.Add(1)
+		v.compiled, v.err = v.compile()
+	})
 	return v.compiled, v.err
 }
 
