@@ -26,6 +26,7 @@ import (
 type call struct {
 	user                 auth.User
 	agent                string // of a client in process
+	manager              string // who changes fields, where no options say so
 	kind                 *kind.Kind
 	sub, namespace, name string
 	warn                 func(message string) // never nil

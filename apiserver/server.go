@@ -37,7 +37,7 @@ import (
 	"proa.dev/apiserver/auth"
 	"proa.dev/apiserver/extend/aggregate"
 	"proa.dev/apiserver/fair"
-	"proa.dev/client"
+	"proa.dev/apiserver/h2"
 	"proa.dev/env"
 	"proa.dev/kind"
 	"proa.dev/store"
@@ -233,13 +233,9 @@ func (s *Server) HTTPServer(tlsConfig *tls.Config) *http.Server {
 	whole := s.cfg.RequestTimeout + 30*time.Second
 	errors := slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)
 	errors.SetOutput(&handshakes{s.metrics.tls, errors.Writer()})
-	return &http.Server{Handler: s.Handler(), TLSConfig: tlsConfig, ReadHeaderTimeout: 30 * time.Second, ReadTimeout: whole, WriteTimeout: whole, IdleTimeout: 3 * time.Minute,
+	srv := &http.Server{Handler: s.Handler(), TLSConfig: tlsConfig, ReadHeaderTimeout: 30 * time.Second, ReadTimeout: whole, WriteTimeout: whole, IdleTimeout: 3 * time.Minute,
 		MaxHeaderBytes: 1 << 20, ErrorLog: errors,
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 1000, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}}
+	h2.Configure(srv)
+	return srv
 }
-
-// Local is the in-process client of one identity: the same verbs, admission,
-// validation and authorization as over HTTP.
-func (s *Server) Local(user auth.User) client.Client { return &local{s, user} }
-
-var _ client.Client = (*local)(nil)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -41,7 +42,8 @@ type Runtime struct {
 	cfg  Config
 	core *Core
 	mu   sync.Mutex
-	cond chan struct{} // a token: something to do
+	cond chan struct{}        // a token: something to do
+	told map[string]time.Time // when it was logged that a part lacks a right
 }
 
 // New checks the configuration; it starts nothing.
@@ -52,7 +54,7 @@ func New(cfg Config) *Runtime {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Runtime{cfg: cfg, core: NewCore(cfg.Parts), cond: make(chan struct{}, 1)}
+	return &Runtime{cfg: cfg, core: NewCore(cfg.Parts), cond: make(chan struct{}, 1), told: map[string]time.Time{}}
 }
 
 // Run plans until ctx ends, and returns when every worker has.
@@ -173,7 +175,11 @@ func (r *Runtime) work(ctx context.Context, k Key) {
 			err = errors.Join(err, also)
 		}
 	}
-	if err != nil && ctx.Err() == nil {
+	switch {
+	case err == nil || ctx.Err() != nil:
+	case denied(err):
+		r.tellDenied(ctx, p.Name, k.Ref, err)
+	default:
 		level := slog.LevelWarn
 		if conflict || apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			level = slog.LevelDebug
@@ -187,6 +193,32 @@ func (r *Runtime) work(ctx context.Context, k Key) {
 	case r.cond <- struct{}{}:
 	default:
 	}
+}
+
+// denied says whether an action was refused by the authorizers, and not by
+// admission, which answers Forbidden too (a quota, a webhook).
+func denied(err error) bool {
+	return apierrors.IsForbidden(err) && strings.Contains(err.Error(), ` is forbidden: User "`)
+}
+
+// deniedPause lies between two lines about what a part may not do: each of its
+// objects meets it again and again.
+const deniedPause = time.Minute
+
+func (r *Runtime) tellDenied(ctx context.Context, part string, ref view.Ref, err error) {
+	now := r.cfg.Clock.Now()
+	r.mu.Lock()
+	last, before := r.told[part]
+	tell := !before || now.Sub(last) >= deniedPause
+	if tell {
+		r.told[part] = now
+	}
+	r.mu.Unlock()
+	level := slog.LevelDebug
+	if tell {
+		level = slog.LevelError
+	}
+	r.cfg.Log.Log(ctx, level, "a controller may not do its work; give its role the rule that it misses (a restart completes the default roles)", "part", part, "object", ref.String(), "error", err)
 }
 
 // parallelActs bounds how many creates, deletes or touches of one plan are under way at

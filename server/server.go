@@ -423,16 +423,6 @@ func (s *Server) checkFirst(context.Context) error {
 // Client is the in-process client of an identity.
 func (s *Server) Client(u auth.User) client.Client { return s.API.Local(u) }
 
-// Admin is the in-process client with every right.
-func (s *Server) Admin() client.Client {
-	return s.API.Local(auth.User{Name: "system:proa", Groups: []string{auth.Masters, auth.AllAuthenticated}})
-}
-
-// as is the client of a decider, under its service account's name.
-func (s *Server) as(part string) client.Client {
-	return s.API.Local(auth.User{Name: auth.ServiceAccountUser + "kube-system:" + part, Groups: []string{auth.Masters, auth.AllAuthenticated}})
-}
-
 // Ready is closed when the API is served and the deciders run.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
@@ -613,7 +603,7 @@ func (s *Server) elect(g *group.Group) {
 		return
 	}
 	g.Go("election", func(ctx context.Context) error {
-		return elect.Run(ctx, elect.Config{Client: s.as("leader-election"), Clock: s.cfg.Clock, Log: s.cfg.Log, Namespace: "kube-system", Name: LeaderLease,
+		return elect.Run(ctx, elect.Config{Client: s.Admin(), Clock: s.cfg.Clock, Log: s.cfg.Log, Namespace: "kube-system", Name: LeaderLease,
 			Identity: s.cfg.Host + "_" + uuid.New(s.cfg.Rand), LeaseDuration: s.cfg.LeaseDuration, RenewDeadline: s.cfg.LeaseDuration * 2 / 3, RetryPeriod: s.cfg.LeaseDuration * 2 / 15,
 			Lead: func(ctx context.Context) error {
 				led := group.New(ctx)
@@ -634,6 +624,7 @@ func (s *Server) decide(g *group.Group) {
 		return
 	}
 	recorder := record.New(s.Admin(), c.Clock, c.Rand, "proa", c.Host)
+	recorder.As = s.writer
 	g.Go("events", recorder.Run)
 	emit := func(e act.Event) { recorder.Emit(e) }
 	if len(s.parts) > 0 {
@@ -647,11 +638,11 @@ func (s *Server) decide(g *group.Group) {
 	}
 	if s.on(Signer) {
 		g.Go("certificate signer", func(ctx context.Context) error {
-			return signer.Run(ctx, signer.Config{Client: s.as("certificate-controller"), CA: c.Authority, Clock: c.Clock, Log: c.Log})
+			return signer.Run(ctx, signer.Config{Client: s.as(Signer), CA: c.Authority, Clock: c.Clock, Log: c.Log})
 		})
 	}
 	if s.on(Scheduler) {
-		g.Go("scheduler", loop.New(loop.Config{View: s.View, Client: s.as("scheduler"), Clock: c.Clock, Log: c.Log, Record: emit}).Run)
+		g.Go("scheduler", loop.New(loop.Config{View: s.View, Client: s.as(Scheduler), Clock: c.Clock, Log: c.Log, Record: emit}).Run)
 	}
 }
 

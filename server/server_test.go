@@ -91,7 +91,7 @@ func TestAdmission(t *testing.T) {
 }
 
 // run starts a server and returns what ends it.
-func run(t *testing.T, change func(*Config)) (s *Server, url string, end func()) {
+func run(t testing.TB, change func(*Config)) (s *Server, url string, end func()) {
 	t.Helper()
 	ca, err := pki.Open(t.TempDir(), time.Now)
 	if err != nil {

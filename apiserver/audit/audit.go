@@ -205,6 +205,47 @@ const maxAgent = 1024
 // stage RequestReceived; nil when the policy does not want it. id is the value of
 // the Audit-ID header. known is false while nobody is authenticated.
 func (l *Log) Begin(r *http.Request, a *auth.Attributes, id string, received time.Time, known bool) *Entry {
+	e := l.entry(a, id, received)
+	if e == nil {
+		return nil
+	}
+	e.ev.RequestURI, e.ev.UserAgent = r.URL.RequestURI(), agent(r.UserAgent())
+	for _, ip := range utilnet.SourceIPs(r) {
+		e.ev.SourceIPs = append(e.ev.SourceIPs, ip.String())
+	}
+	if known {
+		e.ev.User = userInfo(a.User)
+	}
+	e.stage(auditv1.StageRequestReceived)
+	return e
+}
+
+// BeginLocal is Begin for a request that is a call in process: uri is its URL, had
+// it come over HTTP.
+func (l *Log) BeginLocal(a *auth.Attributes, id, uri, userAgent string, received time.Time) *Entry {
+	e := l.entry(a, id, received)
+	if e == nil {
+		return nil
+	}
+	e.ev.RequestURI, e.ev.UserAgent = uri, agent(userAgent)
+	e.ev.SourceIPs = []string{loopback}
+	e.ev.User = userInfo(a.User)
+	e.stage(auditv1.StageRequestReceived)
+	return e
+}
+
+// loopback is where calls in process come from.
+const loopback = "127.0.0.1"
+
+func agent(s string) string {
+	if len(s) > maxAgent {
+		return s[:maxAgent] + "...TRUNCATED"
+	}
+	return s
+}
+
+// entry asks the policy; nil when it does not want the request.
+func (l *Log) entry(a *auth.Attributes, id string, received time.Time) *Entry {
 	if l == nil {
 		return nil
 	}
@@ -215,22 +256,11 @@ func (l *Log) Begin(r *http.Request, a *auth.Attributes, id string, received tim
 	}
 	e := &Entry{log: l, omit: d.omit, bare: d.omitManagedFields, ev: auditv1.Event{
 		TypeMeta: metav1.TypeMeta{Kind: "Event", APIVersion: "audit.k8s.io/v1"},
-		Level:    d.level, AuditID: types.UID(id), RequestURI: r.URL.RequestURI(), Verb: a.Verb, UserAgent: r.UserAgent(),
-		RequestReceivedTimestamp: metav1.NewMicroTime(received),
+		Level:    d.level, AuditID: types.UID(id), Verb: a.Verb, RequestReceivedTimestamp: metav1.NewMicroTime(received),
 	}}
-	if len(e.ev.UserAgent) > maxAgent {
-		e.ev.UserAgent = e.ev.UserAgent[:maxAgent] + "...TRUNCATED"
-	}
-	for _, ip := range utilnet.SourceIPs(r) {
-		e.ev.SourceIPs = append(e.ev.SourceIPs, ip.String())
-	}
-	if known {
-		e.ev.User = userInfo(a.User)
-	}
 	if a.Path == "" {
 		e.ev.ObjectRef = &auditv1.ObjectReference{Namespace: a.Namespace, Name: a.Name, Resource: a.Resource, Subresource: a.Subresource, APIGroup: a.Group, APIVersion: a.Version}
 	}
-	e.stage(auditv1.StageRequestReceived)
 	return e
 }
 

@@ -32,6 +32,15 @@ func bindIn(ns, name, roleKind, role string, subjects ...rbacv1.Subject) *rbacv1
 	return &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}, RoleRef: rbacv1.RoleRef{Kind: roleKind, Name: role}, Subjects: subjects}
 }
 
+func named(r rbacv1.PolicyRule, names ...string) rbacv1.PolicyRule {
+	r.ResourceNames = names
+	return r
+}
+
+func urls(paths ...string) rbacv1.PolicyRule {
+	return rbacv1.PolicyRule{Verbs: v("get"), NonResourceURLs: paths}
+}
+
 func userSubject(n string) rbacv1.Subject  { return rbacv1.Subject{Kind: "User", Name: n} }
 func groupSubject(n string) rbacv1.Subject { return rbacv1.Subject{Kind: "Group", Name: n} }
 
@@ -212,7 +221,7 @@ func TestCovers(t *testing.T) {
 		{"spread over rules", []rbacv1.PolicyRule{rule(v("get"), "", "pods"), rule(v("list"), "", "pods")}, []rbacv1.PolicyRule{rule(v("get", "list"), "", "pods")}, ""},
 		{"a verb more", []rbacv1.PolicyRule{rule(v("get"), "", "pods")}, []rbacv1.PolicyRule{rule(v("get", "delete", "watch"), "", "pods")},
 			`{APIGroups:[""], Resources:["pods"], Verbs:["delete" "watch"]}`},
-		{"all verbs are more than all known ones", []rbacv1.PolicyRule{rule(append(v("get", "list", "watch"), write...), "", "pods")}, []rbacv1.PolicyRule{rule(v("*"), "", "pods")},
+		{"all verbs are more than all known ones", []rbacv1.PolicyRule{rule(append(v("get", "list", "watch"), v("create", "delete", "deletecollection", "patch", "update")...), "", "pods")}, []rbacv1.PolicyRule{rule(v("*"), "", "pods")},
 			`{APIGroups:[""], Resources:["pods"], Verbs:["*"]}`},
 		{"subresources are not covered by their parent", []rbacv1.PolicyRule{rule(v("get"), "", "pods")}, []rbacv1.PolicyRule{rule(v("get"), "", "pods/exec")},
 			`{APIGroups:[""], Resources:["pods/exec"], Verbs:["get"]}`},

@@ -49,6 +49,10 @@ const (
 
 // Recorder writes events. New, then Run; Emit at any time.
 type Recorder struct {
+	// As gives the client that writes the events of a source; nil: New's. Set it
+	// before Run.
+	As func(source string) client.Client
+
 	client          client.Client
 	clock           env.Clock
 	rand            env.Rand
@@ -143,6 +147,10 @@ func (r *Recorder) write(ctx context.Context, t *told) error {
 	if e.Source != "" && e.Source != r.component {
 		source = corev1.EventSource{Component: e.Source}
 	}
+	c := r.client
+	if r.As != nil {
+		c = r.As(source.Component)
+	}
 	k := key{kind: e.About.Kind, namespace: e.About.Namespace, name: e.About.Name, uid: e.UID, source: source.Component}
 	allowed := r.allow(k, t.at)
 	k.eventType, k.reason, k.field = e.Type, e.Reason, e.Field
@@ -166,7 +174,7 @@ func (r *Recorder) write(ctx context.Context, t *told) error {
 			panic(fmt.Sprintf("record: encode event: %v", err))
 		}
 		err = r.patiently(ctx, func() error {
-			_, err := r.client.Patch(ctx, kind.Event, old.namespace, old.name, types.MergePatchType, merge, "", metav1.PatchOptions{})
+			_, err := c.Patch(ctx, kind.Event, old.namespace, old.name, types.MergePatchType, merge, "", metav1.PatchOptions{})
 			return err
 		})
 		if err == nil {
@@ -189,7 +197,7 @@ func (r *Recorder) write(ctx context.Context, t *told) error {
 		obj.Namespace = metav1.NamespaceDefault
 	}
 	err := r.patiently(ctx, func() error {
-		_, err := r.client.Create(ctx, kind.Event, obj, metav1.CreateOptions{})
+		_, err := c.Create(ctx, kind.Event, obj, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) {
 			obj.Name = r.name("", t.at)
 		}

@@ -13,6 +13,7 @@
 package podgc
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -82,7 +83,7 @@ func part(threshold int) control.Part {
 		},
 		Writes: []control.Write{
 			{Kind: kind.Pod, Verbs: []string{"delete"}},
-			{Kind: kind.Pod, Sub: "status", Verbs: []string{"update"}},
+			{Kind: kind.Pod, Sub: "status", Verbs: []string{"patch"}},
 		},
 	}
 }
@@ -129,14 +130,19 @@ func Plan(s view.Snapshot, ref view.Ref, now time.Time) (act.List, time.Time) {
 // first, so that its controllers count it.
 func remove(p *corev1.Pod, now time.Time, reason, disrupted string) (actions act.List) {
 	if !workload.Ended(p) {
-		w := p.DeepCopy()
-		w.Status.Phase = corev1.PodFailed
+		status := map[string]any{"phase": corev1.PodFailed}
 		if disrupted != "" {
-			w.Status.Conditions = append(slices.DeleteFunc(w.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.DisruptionTarget }),
+			status["conditions"] = append(slices.DeleteFunc(slices.Clone(p.Status.Conditions), func(c corev1.PodCondition) bool { return c.Type == corev1.DisruptionTarget }),
 				corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByPodGC", Message: disrupted,
 					LastTransitionTime: metav1.NewTime(now), ObservedGeneration: p.Generation})
 		}
-		actions = append(actions, act.Update{Kind: kind.Pod, Object: w, Sub: "status", Note: "phase→Failed", Reason: reason})
+		// A patch, since the collector's role has no other verb for pods/status; it holds
+		// for the pod as it was seen.
+		merge, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": p.UID, "resourceVersion": p.ResourceVersion}, "status": status})
+		if err != nil {
+			panic(fmt.Sprintf("podgc: encode status: %v", err))
+		}
+		actions = append(actions, act.Patch{Target: view.RefOf(kind.Pod, p), UID: p.UID, Sub: "status", Merge: merge, Reason: reason})
 	}
 	d := workload.Delete(p, reason)
 	zero := int64(0)

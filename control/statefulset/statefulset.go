@@ -61,7 +61,7 @@ func Part() control.Part {
 		},
 		Writes: []control.Write{
 			{Kind: kind.Pod, Verbs: []string{"create", "delete", "patch"}},
-			{Kind: kind.PersistentVolumeClaim, Verbs: []string{"create", "patch"}},
+			{Kind: kind.PersistentVolumeClaim, Verbs: []string{"create", "update"}},
 			{Kind: kind.ControllerRevision, Verbs: []string{"create", "update", "delete"}},
 			{Kind: kind.StatefulSet, Sub: "status", Verbs: []string{"update"}},
 		},
@@ -446,14 +446,9 @@ func (p *planner) own(c *corev1.PersistentVolumeClaim, want []metav1.OwnerRefere
 	if apiequality.Semantic.DeepEqual(c.OwnerReferences, want) {
 		return
 	}
-	if want == nil {
-		want = []metav1.OwnerReference{}
-	}
-	merge, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": c.UID, "resourceVersion": c.ResourceVersion, "ownerReferences": want}})
-	if err != nil {
-		panic(fmt.Sprintf("statefulset: encode owner references: %v", err))
-	}
-	p.actions = append(p.actions, act.Patch{Target: view.RefOf(kind.PersistentVolumeClaim, c), UID: c.UID, Merge: merge, Reason: reason})
+	o := c.DeepCopy()
+	o.OwnerReferences = want
+	p.actions = append(p.actions, act.Update{Kind: kind.PersistentVolumeClaim, Object: o, Note: "owners", Reason: reason})
 }
 
 func (p *planner) status(mine []*corev1.Pod) {

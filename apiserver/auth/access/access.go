@@ -340,6 +340,9 @@ func (a *Access) Authorize(ctx context.Context, at auth.Attributes) (auth.Decisi
 	return a.authzC.Load().chain.Authorize(ctx, at)
 }
 
+// AsksRBAC says whether RBAC is one of the authorizers that are in force.
+func (a *Access) AsksRBAC() bool { return a.authzC.Load().rbac }
+
 // Rules implements auth.RuleResolver.
 func (a *Access) Rules(u auth.User, namespace string) ([]rbacv1.PolicyRule, bool, error) {
 	st := a.authzC.Load()
