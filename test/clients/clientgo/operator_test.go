@@ -20,26 +20,8 @@ import (
 	"k8s.io/client-go/util/retry"
 
 	"proa.dev/envtest"
+	"proa.dev/test/clients/lab"
 )
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// eventually polls until check is content.
-func eventually(t *testing.T, what string, check func(context.Context) error) {
-	t.Helper()
-	var last error
-	if err := wait.PollUntilContextTimeout(t.Context(), 10*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
-		last = check(ctx)
-		return last == nil, nil
-	}); err != nil {
-		t.Fatalf("%s: %v (%v)", what, last, err)
-	}
-}
 
 // The rights that the operator's chart would give it, and no others.
 var rights = []any{
@@ -59,16 +41,16 @@ var rights = []any{
 func TestOperator(t *testing.T) {
 	cp := envtest.Start(t, envtest.CRDs("testdata"), envtest.Objects(rights...), envtest.Controllers("garbagecollector", "namespace"))
 	core, err := kubernetes.NewForConfig(cp.Config)
-	must(t, err)
+	lab.Must(t, err)
 	dyn, err := dynamic.NewForConfig(cp.Config)
-	must(t, err)
+	lab.Must(t, err)
 
 	// Two candidates; one leads.
 	start := func(id string) (*operator, func()) {
 		config, err := cp.User(id, "operators")
-		must(t, err)
+		lab.Must(t, err)
 		o, err := newOperator(id, config)
-		must(t, err)
+		lab.Must(t, err)
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- o.run(ctx) }()
@@ -82,7 +64,7 @@ func TestOperator(t *testing.T) {
 		return o, stop
 	}
 	a, stopA := start("a")
-	eventually(t, "a leads", func(context.Context) error {
+	lab.Eventually(t, "a leads", func(ctx context.Context) error {
 		if !a.leads.Load() {
 			return fmt.Errorf("it does not")
 		}
@@ -92,18 +74,18 @@ func TestOperator(t *testing.T) {
 
 	const ns = "harbour"
 	_, err = core.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, metav1.CreateOptions{})
-	must(t, err)
+	lab.Must(t, err)
 	door := dyn.Resource(boats).Namespace(ns)
 	newBoat := func(name string) *unstructured.Unstructured {
 		t.Helper()
 		o, err := door.Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{
 			"apiVersion": "sea.example.com/v1", "kind": "Boat", "metadata": map[string]any{"name": name}, "spec": map[string]any{"sails": int64(1)}}}, metav1.CreateOptions{})
-		must(t, err)
+		lab.Must(t, err)
 		return o
 	}
 	reported := func(name string, sails int64, by string) {
 		t.Helper()
-		eventually(t, fmt.Sprintf("boat %s with %d sails by %s", name, sails, by), func(ctx context.Context) error {
+		lab.Eventually(t, fmt.Sprintf("boat %s with %d sails by %s", name, sails, by), func(ctx context.Context) error {
 			o, err := door.Get(ctx, name, metav1.GetOptions{})
 			if err != nil {
 				return err
@@ -123,7 +105,7 @@ func TestOperator(t *testing.T) {
 	first := newBoat("first")
 	reported("first", 1, "a")
 	m, err := core.CoreV1().ConfigMaps(ns).Get(t.Context(), "first", metav1.GetOptions{})
-	must(t, err)
+	lab.Must(t, err)
 	if owner := metav1.GetControllerOf(m); owner == nil || owner.UID != first.GetUID() {
 		t.Errorf("owners: %v", m.OwnerReferences)
 	}
@@ -139,15 +121,15 @@ func TestOperator(t *testing.T) {
 	if err := apply(map[string]string{"sails": "9"}); !apierrors.IsConflict(err) || !strings.Contains(err.Error(), `conflict with "boatswain": .data.sails`) {
 		t.Errorf("apply of another's field: %v", err)
 	}
-	must(t, apply(map[string]string{"luggage": "heavy"}))
+	lab.Must(t, apply(map[string]string{"luggage": "heavy"}))
 
 	// What others take away comes back.
 	m.Data["sails"] = "77"
 	m.ResourceVersion = ""
 	_, err = core.CoreV1().ConfigMaps(ns).Update(t.Context(), m, metav1.UpdateOptions{})
-	must(t, err)
+	lab.Must(t, err)
 	reported("first", 1, "a")
-	must(t, core.CoreV1().ConfigMaps(ns).Delete(t.Context(), "first", metav1.DeleteOptions{}))
+	lab.Must(t, core.CoreV1().ConfigMaps(ns).Delete(t.Context(), "first", metav1.DeleteOptions{}))
 	reported("first", 1, "a")
 
 	// An update on an old version is a conflict; with retries nothing is lost, with
@@ -185,7 +167,7 @@ func TestOperator(t *testing.T) {
 	t.Logf("the operator met %d conflicts", a.conflicts.Load())
 
 	// Events tell of it.
-	eventually(t, "events", func(ctx context.Context) error {
+	lab.Eventually(t, "events", func(ctx context.Context) error {
 		list, err := core.CoreV1().Events(ns).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.kind=Boat,involvedObject.name=first,reason=Rigged"})
 		if err != nil {
 			return err
@@ -206,7 +188,7 @@ func TestOperator(t *testing.T) {
 	stopA()
 	reported("first", 21, "b")
 	lease, err := core.CoordinationV1().Leases(namespace).Get(t.Context(), manager, metav1.GetOptions{})
-	must(t, err)
+	lab.Must(t, err)
 	if *lease.Spec.HolderIdentity != "b" || *lease.Spec.LeaseTransitions != 1 {
 		t.Errorf("lease: %v", lease.Spec)
 	}
@@ -215,7 +197,7 @@ func TestOperator(t *testing.T) {
 	// owner, or before it when asked to.
 	gone := func(name string) {
 		t.Helper()
-		eventually(t, name+" is gone", func(ctx context.Context) error {
+		lab.Eventually(t, name+" is gone", func(ctx context.Context) error {
 			if _, err := door.Get(ctx, name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 				return fmt.Errorf("the boat: %v", err)
 			}
@@ -226,9 +208,9 @@ func TestOperator(t *testing.T) {
 		})
 	}
 	w, err := door.Watch(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=first"})
-	must(t, err)
+	lab.Must(t, err)
 	defer w.Stop()
-	must(t, door.Delete(t.Context(), "first", metav1.DeleteOptions{}))
+	lab.Must(t, door.Delete(t.Context(), "first", metav1.DeleteOptions{}))
 	for e := range w.ResultChan() {
 		if e.Type == "DELETED" {
 			if o := e.Object.(*unstructured.Unstructured); o.GetAnnotations()["sea.example.com/last-words"] != "b" {
@@ -241,15 +223,15 @@ func TestOperator(t *testing.T) {
 	newBoat("second")
 	reported("second", 1, "b")
 	foreground := metav1.DeletePropagationForeground
-	must(t, door.Delete(t.Context(), "second", metav1.DeleteOptions{PropagationPolicy: &foreground}))
+	lab.Must(t, door.Delete(t.Context(), "second", metav1.DeleteOptions{PropagationPolicy: &foreground}))
 	gone("second")
 
 	// A namespace goes with all that is in it.
 	newBoat("third")
 	reported("third", 1, "b")
-	must(t, core.CoreV1().Namespaces().Delete(t.Context(), ns, metav1.DeleteOptions{}))
+	lab.Must(t, core.CoreV1().Namespaces().Delete(t.Context(), ns, metav1.DeleteOptions{}))
 	gone("third")
-	eventually(t, "the namespace is gone", func(ctx context.Context) error {
+	lab.Eventually(t, "the namespace is gone", func(ctx context.Context) error {
 		if _, err := core.CoreV1().Namespaces().Get(ctx, ns, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 			return fmt.Errorf("get: %v", err)
 		}

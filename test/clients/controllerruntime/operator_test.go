@@ -25,7 +25,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/wait"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -35,26 +34,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
+
+	"proa.dev/test/clients/lab"
 )
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// eventually polls until check is content.
-func eventually(t *testing.T, what string, check func(context.Context) error) {
-	t.Helper()
-	var last error
-	if err := wait.PollUntilContextTimeout(t.Context(), 10*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
-		last = check(ctx)
-		return last == nil, nil
-	}); err != nil {
-		t.Fatalf("%s: %v (%v)", what, last, err)
-	}
-}
 
 // assets is what `proa envtest path` says, of PROA_BIN or of what `make build` made.
 func assets(t *testing.T) string {
@@ -63,13 +45,13 @@ func assets(t *testing.T) string {
 	if bin == "" {
 		var err error
 		bin, err = filepath.Abs("../../../bin/proa")
-		must(t, err)
+		lab.Must(t, err)
 	}
 	if _, err := os.Stat(bin); err != nil {
 		t.Fatalf("find proa: %v; run `make build`, or set PROA_BIN", err)
 	}
 	out, err := exec.CommandContext(t.Context(), bin, "envtest", "path").Output()
-	must(t, err)
+	lab.Must(t, err)
 	return strings.TrimSpace(string(out))
 }
 
@@ -95,7 +77,7 @@ func TestOperator(t *testing.T) {
 	log.SetLogger(logr.Discard())
 	t.Setenv("KUBEBUILDER_ASSETS", assets(t))
 	scheme := runtime.NewScheme()
-	must(t, clientgoscheme.AddToScheme(scheme))
+	lab.Must(t, clientgoscheme.AddToScheme(scheme))
 	addToScheme(scheme)
 
 	env := &envtest.Environment{
@@ -131,8 +113,8 @@ func TestOperator(t *testing.T) {
 		}
 		with(&o)
 		m, err := ctrl.NewManager(rest.CopyConfig(conf), o)
-		must(t, err)
-		must(t, setUp(m))
+		lab.Must(t, err)
+		lab.Must(t, setUp(m))
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- m.Start(ctx) }()
@@ -151,7 +133,7 @@ func TestOperator(t *testing.T) {
 	}, func(m ctrl.Manager) error {
 		return ctrl.NewWebhookManagedBy(m, &Boat{}).WithDefaulter(webhooks{}).WithValidator(webhooks{}).Complete()
 	})
-	eventually(t, "webhooks are served", func(ctx context.Context) error {
+	lab.Eventually(t, "webhooks are served", func(ctx context.Context) error {
 		d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}} // is it there? The API server checks who it is
 		c, err := d.DialContext(ctx, "tcp", net.JoinHostPort(hooks.LocalServingHost, strconv.Itoa(hooks.LocalServingPort)))
 		if err != nil {
@@ -165,7 +147,7 @@ func TestOperator(t *testing.T) {
 		return r, m, stop
 	}
 	_, first, stopA := candidate("a")
-	eventually(t, "a leads", func(context.Context) error {
+	lab.Eventually(t, "a leads", func(ctx context.Context) error {
 		select {
 		case <-first.Elected():
 			return nil
@@ -179,13 +161,13 @@ func TestOperator(t *testing.T) {
 	conf = rest.CopyConfig(conf)
 	conf.WarningHandler = warned
 	c, err := client.New(conf, client.Options{Scheme: scheme})
-	must(t, err)
+	lab.Must(t, err)
 	ctx := t.Context()
 	key := client.ObjectKey{Namespace: "default", Name: "proa"}
 	rigged := func(sails int32, by string) *Boat {
 		t.Helper()
 		var boat Boat
-		eventually(t, fmt.Sprintf("a boat with %d sails by %s", sails, by), func(ctx context.Context) error {
+		lab.Eventually(t, fmt.Sprintf("a boat with %d sails by %s", sails, by), func(ctx context.Context) error {
 			var crew appsv1.Deployment
 			var log corev1.ConfigMap
 			if err := errors.Join(c.Get(ctx, key, &boat), c.Get(ctx, key, &crew), c.Get(ctx, key, &log)); err != nil {
@@ -212,7 +194,7 @@ func TestOperator(t *testing.T) {
 		t.Fatalf("a boat of 10 sails: %v", err)
 	}
 	boat.Spec.Sails = 2
-	must(t, c.Create(ctx, boat))
+	lab.Must(t, c.Create(ctx, boat))
 	if boat.Spec.Image != "registry.example.com/sail:1" {
 		t.Errorf("defaulted: %+v", boat.Spec)
 	}
@@ -227,7 +209,7 @@ func TestOperator(t *testing.T) {
 	}
 	drift := boat.DeepCopyObject().(*Boat)
 	drift.Spec.Sails = 0
-	must(t, c.Patch(ctx, drift, client.MergeFrom(boat)))
+	lab.Must(t, c.Patch(ctx, drift, client.MergeFrom(boat)))
 	if !warned.have("a boat without sails drifts") {
 		t.Errorf("warnings: %v", warned.all)
 	}
@@ -235,7 +217,7 @@ func TestOperator(t *testing.T) {
 
 	// The older version is converted, both ways; webhooks for v1 see it as v1.
 	var old OldBoat
-	must(t, c.Get(ctx, key, &old))
+	lab.Must(t, c.Get(ctx, key, &old))
 	if old.Spec.Rig != "0 sails" || old.Spec.Harbour != "haven" || old.Annotations[imageOf] == "" {
 		t.Errorf("as v1beta1: %+v %v", old.Spec, old.Annotations)
 	}
@@ -243,7 +225,7 @@ func TestOperator(t *testing.T) {
 	if err := c.Update(ctx, &old); !apierrors.IsForbidden(err) {
 		t.Errorf("10 sails as v1beta1: %v", err)
 	}
-	eventually(t, "3 sails as v1beta1", func(ctx context.Context) error {
+	lab.Eventually(t, "3 sails as v1beta1", func(ctx context.Context) error {
 		if err := c.Get(ctx, key, &old); err != nil {
 			return err
 		}
@@ -252,15 +234,15 @@ func TestOperator(t *testing.T) {
 	})
 	boat = rigged(3, "a")
 	var olds OldBoatList
-	must(t, c.List(ctx, &olds, client.InNamespace("default")))
+	lab.Must(t, c.List(ctx, &olds, client.InNamespace("default")))
 	if len(olds.Items) != 1 || olds.Items[0].Spec.Rig != "3 sails" {
 		t.Errorf("the list of v1beta1: %+v", olds.Items)
 	}
 
 	// The Secret of the harbour is watched by its metadata; the index finds the boat.
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "haven"}, StringData: map[string]string{"password": "mast"}}
-	must(t, c.Create(ctx, secret))
-	eventually(t, "the Secret's version in the status", func(ctx context.Context) error {
+	lab.Must(t, c.Create(ctx, secret))
+	lab.Eventually(t, "the Secret's version in the status", func(ctx context.Context) error {
 		if err := c.Get(ctx, key, boat); err != nil {
 			return err
 		}
@@ -270,13 +252,13 @@ func TestOperator(t *testing.T) {
 		return nil
 	})
 	var byIndex BoatList
-	must(t, first.GetClient().List(ctx, &byIndex, client.MatchingFields{byHarbour: "haven"}))
+	lab.Must(t, first.GetClient().List(ctx, &byIndex, client.MatchingFields{byHarbour: "haven"}))
 	if len(byIndex.Items) != 1 {
 		t.Errorf("%d boats by harbour", len(byIndex.Items))
 	}
 
 	// What is taken away from the operator's objects comes back.
-	must(t, c.Delete(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}))
+	lab.Must(t, c.Delete(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}))
 	rigged(3, "a")
 
 	// The leader gives the Lease back as it ends; the other goes on.
@@ -291,26 +273,26 @@ func TestOperator(t *testing.T) {
 	}
 	rigged(3, "b")
 	var lease coordinationv1.Lease
-	must(t, c.Get(ctx, client.ObjectKey{Namespace: "default", Name: "boats.sea.example.com"}, &lease))
+	lab.Must(t, c.Get(ctx, client.ObjectKey{Namespace: "default", Name: "boats.sea.example.com"}, &lease))
 	if lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity == "" {
 		t.Errorf("lease: %+v", lease.Spec)
 	}
 
 	// Deletion asks the webhook, and waits for the finalizer.
 	anchored := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"anchored":"true"}}}`))
-	must(t, c.Patch(ctx, boat, anchored))
+	lab.Must(t, c.Patch(ctx, boat, anchored))
 	if err := c.Delete(ctx, boat); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "the boat is anchored") {
 		t.Errorf("delete an anchored boat: %v", err)
 	}
-	must(t, c.Patch(ctx, boat, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"anchored":null}}}`))))
-	must(t, c.Delete(ctx, boat))
-	eventually(t, "the boat is gone", func(ctx context.Context) error {
+	lab.Must(t, c.Patch(ctx, boat, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"anchored":null}}}`))))
+	lab.Must(t, c.Delete(ctx, boat))
+	lab.Eventually(t, "the boat is gone", func(ctx context.Context) error {
 		if err := c.Get(ctx, key, boat); !apierrors.IsNotFound(err) {
 			return fmt.Errorf("get: %v", err)
 		}
 		return nil
 	})
-	eventually(t, "events", func(ctx context.Context) error {
+	lab.Eventually(t, "events", func(ctx context.Context) error {
 		var list eventsv1.EventList
 		if err := c.List(ctx, &list, client.InNamespace("default")); err != nil {
 			return err

@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"proa.dev/envtest"
+	"proa.dev/test/clients/lab"
 )
 
 // kubelet lets every pod of a Job succeed.
@@ -45,17 +46,10 @@ func kubelet(ctx context.Context, t *testing.T, c *kubernetes.Clientset) {
 	}
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestLifeOfARelease(t *testing.T) {
 	cp := envtest.Start(t, envtest.Controllers("*", "-scheduler"))
 	c, err := kubernetes.NewForConfig(cp.Config)
-	must(t, err)
+	lab.Must(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	go kubelet(ctx, t, c)
@@ -65,30 +59,30 @@ func TestLifeOfARelease(t *testing.T) {
 	flags.Namespace = &ns
 	flags.WrapConfigFn = func(*rest.Config) *rest.Config { return rest.CopyConfig(cp.Config) }
 	cfg := action.NewConfiguration()
-	must(t, cfg.Init(flags, ns, "secret"))
+	lab.Must(t, cfg.Init(flags, ns, "secret"))
 	chart, err := loader.Load("testdata/chart")
-	must(t, err)
+	lab.Must(t, err)
 
 	check := func(motto string, replicas int32, hook string) {
 		t.Helper()
 		cm, err := c.CoreV1().ConfigMaps(ns).Get(ctx, "one", metav1.GetOptions{})
-		must(t, err)
+		lab.Must(t, err)
 		if cm.Data["motto"] != motto || cm.Data["apis"] != "true" || !strings.HasPrefix(cm.Data["kube"], "v1.") {
 			t.Errorf("config map: %v", cm.Data)
 		}
 		var d *appsv1.Deployment
 		d, err = c.AppsV1().Deployments(ns).Get(ctx, "one", metav1.GetOptions{})
-		must(t, err)
+		lab.Must(t, err)
 		if *d.Spec.Replicas != replicas || d.Spec.Template.Spec.Containers[0].Env[0].Value != motto {
 			t.Errorf("deployment: %+v", d.Spec)
 		}
 		after, err := c.CoreV1().ConfigMaps(ns).Get(ctx, "one-after", metav1.GetOptions{})
-		must(t, err)
+		lab.Must(t, err)
 		if after.Data["revision"] != hook {
 			t.Errorf("the hook after: %v, want %s", after.Data, hook)
 		}
 		boat, err := c.RESTClient().Get().AbsPath("/apis/sea.example.com/v1/namespaces/default/boats/one").DoRaw(ctx)
-		must(t, err)
+		lab.Must(t, err)
 		if !strings.Contains(string(boat), `"name":"proa"`) {
 			t.Errorf("boat: %s", boat)
 		}
@@ -97,29 +91,29 @@ func TestLifeOfARelease(t *testing.T) {
 	in := action.NewInstall(cfg)
 	in.ReleaseName, in.Namespace, in.Timeout, in.WaitStrategy = "one", ns, time.Minute, kube.HookOnlyStrategy
 	_, err = in.RunWithContext(ctx, chart, map[string]any{})
-	must(t, err)
+	lab.Must(t, err)
 	check("one hull", 2, "1")
 
 	up := action.NewUpgrade(cfg)
 	up.Namespace, up.Timeout, up.WaitStrategy = ns, time.Minute, kube.HookOnlyStrategy
 	_, err = up.RunWithContext(ctx, "one", chart, map[string]any{"motto": "no ballast", "replicas": 3})
-	must(t, err)
+	lab.Must(t, err)
 	check("no ballast", 3, "2")
 
 	back := action.NewRollback(cfg)
 	back.Version, back.Timeout, back.WaitStrategy = 1, time.Minute, kube.HookOnlyStrategy
-	must(t, back.Run("one"))
+	lab.Must(t, back.Run("one"))
 	check("one hull", 2, "1") // the hook is the first revision's
 
 	out := action.NewUninstall(cfg)
 	out.Timeout, out.WaitStrategy = time.Minute, kube.StatusWatcherStrategy
 	_, err = out.Run("one")
-	must(t, err)
+	lab.Must(t, err)
 	if _, err := c.AppsV1().Deployments(ns).Get(ctx, "one", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("the deployment after uninstall: %v", err)
 	}
 	secrets, err := c.CoreV1().Secrets(ns).List(ctx, metav1.ListOptions{LabelSelector: "owner=helm"})
-	must(t, err)
+	lab.Must(t, err)
 	if len(secrets.Items) != 0 {
 		t.Errorf("%d releases are still kept", len(secrets.Items))
 	}
