@@ -56,7 +56,9 @@ func (s *Server) authorizeAttributes(ctx context.Context, a auth.Attributes) err
 
 // judge asks the authorizers and records the answer in e.
 func (s *Server) judge(ctx context.Context, a auth.Attributes, e *audit.Entry) error {
+	began := s.clock.Now()
 	d, reason, err := s.cfg.Authz.Authorize(ctx, a)
+	s.metrics.authorized(d, err, s.clock.Now().Sub(began))
 	if d == auth.Allow {
 		e.Annotate("authorization.k8s.io/decision", "allow")
 		e.Annotate("authorization.k8s.io/reason", reason)

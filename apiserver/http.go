@@ -105,16 +105,17 @@ func (q *request) finish() {
 func (q *request) serve() error {
 	s := q.s
 	user, ok, err := s.cfg.Authn.Authenticate(q.r)
+	took := s.clock.Now().Sub(q.started)
 	switch {
 	case err != nil, !ok && s.cfg.Anonymous != nil && !s.cfg.Anonymous(q.r):
-		s.metrics.authenticated(err, false)
+		s.metrics.authenticated(err, false, took)
 		return q.refuse()
 	case !ok:
 		user = auth.User{Name: auth.Anonymous, Groups: []string{auth.AllUnauthenticated}}
 	case user.Name != auth.Anonymous && !user.In(auth.AllAuthenticated):
 		user.Groups = append(append([]string(nil), user.Groups...), auth.AllAuthenticated)
 	}
-	s.metrics.authenticated(nil, ok)
+	s.metrics.authenticated(nil, ok, took)
 	s.metrics.certificate(q.r.TLS, q.started)
 	q.user = user
 	q.refine()
@@ -200,6 +201,7 @@ func (q *request) call() *call {
 	c := &call{user: q.user, kind: q.route.kind, sub: q.route.sub, namespace: q.route.namespace, name: q.route.name, warn: q.warn}
 	if c.kind.Deprecated != "" {
 		q.warn(c.kind.Deprecated)
+		q.s.metrics.old(c.kind, c.sub)
 	}
 	if c.kind.Scope == kind.Cluster {
 		c.namespace = ""

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"crypto/tls"
+	"math"
 	"net/http"
 	"runtime"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"proa.dev/apiserver/auth"
 	"proa.dev/kind"
 )
 
@@ -34,8 +36,10 @@ type metrics struct {
 	eventSizes             *prometheus.HistogramVec
 	panics                 prometheus.Counter
 	attempts, users        *prometheus.CounterVec
-	okAttempts, noAttempts prometheus.Counter
-	badAttempts, badTokens prometheus.Counter
+	badTokens              prometheus.Counter
+	authn                  [3]outcome // of authentication
+	authz                  [4]outcome // of authorization
+	deprecated             *prometheus.GaugeVec
 	tls                    prometheus.Counter
 	health                 *prometheus.GaugeVec
 	checks                 *prometheus.CounterVec
@@ -99,8 +103,18 @@ func newMetrics(s *Server) *metrics {
 	m.tls = prometheus.NewCounter(prometheus.CounterOpts{Name: "apiserver_tls_handshake_errors_total", Help: "Number of requests dropped with 'TLS handshake error from' error"})
 	m.attempts = counter("authentication_attempts", "Counter of authenticated attempts.", "result")
 	m.users = counter("authenticated_user_requests", "Counter of authenticated requests broken out by username.", "username")
-	m.okAttempts, m.noAttempts = m.attempts.WithLabelValues("success"), m.attempts.WithLabelValues("failure")
-	m.badAttempts = m.attempts.WithLabelValues("error")
+	doors := prometheus.ExponentialBuckets(0.001, 2, 15)
+	authnSeconds := histogram("authentication_duration_seconds", "Authentication duration in seconds broken out by result.", doors, "result")
+	for i, result := range []string{succeeded: "success", unknown: "failure", broken: "error"} {
+		m.authn[i] = outcome{m.attempts.WithLabelValues(result), authnSeconds.WithLabelValues(result)}
+	}
+	decisions := counter("authorization_attempts_total", "Counter of authorization attempts broken down by result. It can be either 'allowed', 'denied', 'no-opinion' or 'error'.", "result")
+	authzSeconds := histogram("authorization_duration_seconds", "Authorization duration in seconds broken out by result.", doors, "result")
+	for i, result := range []string{allowed: "allowed", denied: "denied", noOpinion: "no-opinion", undecided: "error"} {
+		m.authz[i] = outcome{decisions.WithLabelValues(result), authzSeconds.WithLabelValues(result)}
+	}
+	m.deprecated = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "apiserver_requested_deprecated_apis",
+		Help: "Gauge of deprecated APIs that have been requested, broken out by API group, version, resource, subresource, and removed_release."}, []string{"group", "version", "resource", "subresource", "removed_release"})
 	m.badTokens = m.users.WithLabelValues("other")
 	m.health = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "kubernetes_healthcheck", Help: "This metric records the result of a single healthcheck."}, []string{"name", "type"})
 	m.checks = counter("kubernetes_healthchecks_total", "This metric records the results of all healthcheck.", "name", "status", "type")
@@ -115,6 +129,7 @@ func newMetrics(s *Server) *metrics {
 		ConstLabels: prometheus.Labels{"major": v.Major, "minor": v.Minor, "git_version": v.GitVersion, "git_commit": v.GitCommit, "git_tree_state": v.GitTreeState,
 			"build_date": v.BuildDate, "go_version": runtime.Version(), "compiler": runtime.Compiler, "platform": runtime.GOOS + "/" + runtime.GOARCH}}, func() float64 { return 1 })
 	m.registry.MustRegister(m.requests, m.seconds, m.sli, m.sizes, m.running, m.terminations, m.events, m.eventSizes, m.panics, m.tls, m.attempts, m.users, m.certificates,
+		authnSeconds, decisions, authzSeconds, m.deprecated,
 		&objectCounter{s}, build,
 		inflight("readOnly", func() float64 { return float64(s.reading.Load()) }),
 		inflight("mutating", func() float64 { return float64(s.writing.Load()) }),
@@ -159,23 +174,75 @@ func (o *objectCounter) Collect(ch chan<- prometheus.Metric) {
 }
 
 // CertificateExpiry adds the earliest end of the server's own certificates as
-// proa_certificate_expiration_timestamp_seconds; f says it when it is asked for.
+// proa_certificate_expiration_timestamp_seconds; f says it when it is asked for, zero
+// when there are none.
 func (s *Server) CertificateExpiry(f func() time.Time) error {
 	return s.metrics.registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "proa_certificate_expiration_timestamp_seconds",
-		Help: "Earliest end of the certificates that this server uses, in seconds since 1970."}, func() float64 { return float64(f().Unix()) }))
+		Help: "Earliest end of the certificates that this server uses, in seconds since 1970."}, func() float64 {
+		at := f()
+		if at.IsZero() {
+			return math.Inf(1)
+		}
+		return float64(at.Unix())
+	}))
 }
 
+// outcome is a result of authentication or authorization.
+type outcome struct {
+	count   prometheus.Counter
+	seconds prometheus.Observer
+}
+
+func (o *outcome) add(took time.Duration) {
+	o.count.Inc()
+	o.seconds.Observe(took.Seconds())
+}
+
+// Results of authentication: somebody, nobody known, bad credentials.
+const (
+	succeeded = iota
+	unknown
+	broken
+)
+
+// Results of authorization.
+const (
+	allowed = iota
+	denied
+	noOpinion
+	undecided
+)
+
 // authenticated counts an outcome: an error is bad credentials.
-func (m *metrics) authenticated(err error, ok bool) {
+func (m *metrics) authenticated(err error, ok bool, took time.Duration) {
 	switch {
 	case err != nil:
-		m.badAttempts.Inc()
+		m.authn[broken].add(took)
 	case ok:
-		m.okAttempts.Inc()
+		m.authn[succeeded].add(took)
 		m.badTokens.Inc()
 	default:
-		m.noAttempts.Inc()
+		m.authn[unknown].add(took)
 	}
+}
+
+// authorized counts a decision.
+func (m *metrics) authorized(d auth.Decision, err error, took time.Duration) {
+	switch {
+	case err != nil:
+		m.authz[undecided].add(took)
+	case d == auth.Allow:
+		m.authz[allowed].add(took)
+	case d == auth.Deny:
+		m.authz[denied].add(took)
+	default:
+		m.authz[noOpinion].add(took)
+	}
+}
+
+// old notes that a deprecated kind was asked for.
+func (m *metrics) old(k *kind.Kind, sub string) {
+	m.deprecated.WithLabelValues(k.Group, k.Version, k.Plural, sub, "").Set(1)
 }
 
 // certificate notes how long a client's certificate still lasts.

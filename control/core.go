@@ -29,6 +29,30 @@ type Core struct {
 	states  map[Key]*state
 	queue   []Key
 	timers  timers
+
+	// Meter is told how long keys waited and were worked on; nil: nobody is.
+	Meter  Meter
+	now    time.Time
+	counts []Count           // by part
+	begun  map[Key]time.Time // when work on the running keys began
+}
+
+// Meter measures the keys of each part, as work queues are measured.
+type Meter interface {
+	// Waited is called when a key is taken, with how long it was queued.
+	Waited(part int, d time.Duration)
+	// Worked is called when a key is done, with how long that took.
+	Worked(part int, d time.Duration)
+}
+
+// Count is what has happened to the keys of one part. A key that is woken while it
+// is worked on counts as queued.
+type Count struct {
+	Depth      int           // queued now
+	Adds       int64         // ever queued
+	Retries    int64         // ever to be planned again by time or after a conflict
+	Unfinished time.Duration // sum of what the running ones have taken
+	Longest    time.Duration // the most that a running one has taken
 }
 
 // source is what a change of one kind means for one part: nil wake, the object
@@ -44,11 +68,12 @@ type state struct {
 	failures               int
 	fence                  int64
 	wake                   time.Time
+	since                  time.Time // when it was queued, or woken again
 }
 
 // NewCore knows the parts by index.
 func NewCore(parts []Part) *Core {
-	c := &Core{parts: parts, states: map[Key]*state{}, sources: map[*kind.Kind][]source{}}
+	c := &Core{parts: parts, states: map[Key]*state{}, sources: map[*kind.Kind][]source{}, counts: make([]Count, len(parts)), begun: map[Key]time.Time{}}
 	for i := range parts {
 		p := &parts[i]
 		for _, k := range p.kinds() {
@@ -82,12 +107,32 @@ func (c *Core) Wake(k Key) {
 		c.states[k] = s
 	}
 	switch {
-	case s.running:
+	case s.running && !s.again:
 		s.again = true
-	case !s.queued:
+	case !s.running && !s.queued:
 		s.queued = true
 		c.queue = append(c.queue, k)
+	default:
+		return
 	}
+	s.since = c.now
+	n := &c.counts[k.Part]
+	n.Adds++
+	n.Depth++
+}
+
+// Tick tells the time to what is measured; Next and Done do so too.
+func (c *Core) Tick(now time.Time) { c.now = now }
+
+// Counts of each part, by its index.
+func (c *Core) Counts(now time.Time) []Count {
+	out := slices.Clone(c.counts)
+	for k, at := range c.begun {
+		n, d := &out[k.Part], now.Sub(at)
+		n.Unfinished += d
+		n.Longest = max(n.Longest, d)
+	}
+	return out
 }
 
 // Pending reports how many keys are queued.
@@ -168,6 +213,7 @@ func (c *Core) StartKind(s view.Snapshot, k *kind.Kind) {
 // Next takes a key that may be planned from a snapshot at revision; ok is false
 // when there is none. The caller must call Done.
 func (c *Core) Next(revision int64, now time.Time) (Key, bool) {
+	c.Tick(now)
 	c.ripen(now)
 	for i, k := range c.queue {
 		s := c.states[k]
@@ -181,6 +227,11 @@ func (c *Core) Next(revision int64, now time.Time) (Key, bool) {
 		}
 		s.queued, s.running = false, true
 		s.wake = time.Time{}
+		c.counts[k.Part].Depth--
+		c.begun[k] = now
+		if c.Meter != nil {
+			c.Meter.Waited(k.Part, now.Sub(s.since))
+		}
 		return k, true
 	}
 	return Key{}, false
@@ -190,6 +241,11 @@ func (c *Core) Next(revision int64, now time.Time) (Key, bool) {
 // none), wake when to plan again (zero: not by time), err what went wrong;
 // revision is the view's by now.
 func (c *Core) Done(k Key, now time.Time, revision, fence int64, wake time.Time, err error, conflict bool) {
+	c.Tick(now)
+	if c.Meter != nil {
+		c.Meter.Worked(k.Part, now.Sub(c.begun[k]))
+	}
+	delete(c.begun, k)
 	s := c.states[k]
 	s.running = false
 	if fence > s.fence {
@@ -200,13 +256,19 @@ func (c *Core) Done(k Key, now time.Time, revision, fence int64, wake time.Time,
 		s.failures = 0
 	case conflict && s.failures == 0:
 		s.failures++
-		s.again = true
+		c.counts[k.Part].Retries++
+		if !s.again {
+			s.again, s.since = true, now
+			c.counts[k.Part].Adds++
+			c.counts[k.Part].Depth++
+		}
 	default:
 		// Whatever the plan wanted: what is due at once must not be tried without end.
 		s.failures++
 		wake = now.Add(Backoff(s.failures))
 	}
 	if !wake.IsZero() {
+		c.counts[k.Part].Retries++
 		s.wake = wake
 		heap.Push(&c.timers, timer{wake, k})
 		if len(c.timers) > 2*len(c.states)+64 {
@@ -216,7 +278,8 @@ func (c *Core) Done(k Key, now time.Time, revision, fence int64, wake time.Time,
 	again := s.again
 	s.again = false
 	if again {
-		c.Wake(k)
+		s.queued = true // it has been counted
+		c.queue = append(c.queue, k)
 	} else if wake.IsZero() && s.failures == 0 && s.fence <= revision {
 		delete(c.states, k)
 	}

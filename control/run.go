@@ -35,6 +35,8 @@ type Config struct {
 	Log    *slog.Logger
 	// Workers plan and act at once for different objects; default 4.
 	Workers int
+	// Meter is told how long keys wait and are worked on; it must not block. Optional.
+	Meter Meter
 }
 
 // Runtime plans and acts. New, then Run.
@@ -54,7 +56,16 @@ func New(cfg Config) *Runtime {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Runtime{cfg: cfg, core: NewCore(cfg.Parts), cond: make(chan struct{}, 1), told: map[string]time.Time{}}
+	r := &Runtime{cfg: cfg, core: NewCore(cfg.Parts), cond: make(chan struct{}, 1), told: map[string]time.Time{}}
+	r.core.Meter = cfg.Meter
+	return r
+}
+
+// Counts of the parts' keys, in the order of Config.Parts.
+func (r *Runtime) Counts() []Count {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.core.Counts(r.cfg.Clock.Now())
 }
 
 // Run plans until ctx ends, and returns when every worker has.
@@ -85,6 +96,7 @@ func (r *Runtime) dispatch(ctx context.Context, jobs chan<- Key) {
 	start := func() {
 		s := r.cfg.View.Snapshot()
 		r.mu.Lock()
+		r.core.Tick(r.cfg.Clock.Now())
 		r.core.Start(s)
 		r.mu.Unlock()
 		table = s.Table()
@@ -116,6 +128,7 @@ func (r *Runtime) dispatch(ctx context.Context, jobs chan<- Key) {
 			if len(changes) > 0 {
 				s := r.cfg.View.Snapshot()
 				r.mu.Lock()
+				r.core.Tick(r.cfg.Clock.Now())
 				for _, c := range changes {
 					r.core.Changed(s, c)
 				}

@@ -11,13 +11,7 @@ import (
 // mayRequest asks the authorizers for the approver of nodes' certificates: may who
 // made a request create certificatesigningrequests/SUB?
 func (s *Server) mayRequest(r *certificatesv1.CertificateSigningRequestSpec, sub string) bool {
-	u := auth.User{Name: r.Username, UID: r.UID, Groups: r.Groups}
-	for k, v := range r.Extra {
-		if u.Extra == nil {
-			u.Extra = map[string][]string{}
-		}
-		u.Extra[k] = v
-	}
+	u := auth.User{Name: r.Username, UID: r.UID, Groups: r.Groups, Extra: auth.Extra[[]string](r.Extra)}
 	d, _, err := s.Authz.Authorize(context.Background(), auth.Attributes{User: u, Verb: "create", Group: certificatesv1.GroupName, Version: "*", Resource: "certificatesigningrequests", Subresource: sub})
 	return d == auth.Allow && err == nil
 }

@@ -66,6 +66,7 @@ import (
 	"proa.dev/kind"
 	"proa.dev/sched/loop"
 	"proa.dev/server/elect"
+	"proa.dev/server/meter"
 	"proa.dev/store"
 	"proa.dev/store/disk"
 	"proa.dev/store/mem"
@@ -230,6 +231,9 @@ type Server struct {
 	access *access.Access
 	others *aggregate.Aggregator
 	since  int64 // the first revision that this program has written
+
+	meter   *meter.Meter
+	clients *meter.Clients
 }
 
 // New checks the configuration, opens the store and loads the view. Nothing is
@@ -336,6 +340,8 @@ func (s *Server) open(ctx context.Context) (err error) {
 // assemble wires the API server.
 func (s *Server) assemble() error {
 	c := &s.cfg
+	s.meter = meter.New()
+	s.clients = s.meter.Clients(c.Clock)
 	s.Tokens = &auth.ServiceAccountTokens{Issuer: c.Issuer, Audiences: c.Audiences, Key: c.TokenKey, VerifyKeys: c.TokenVerifyKeys, Now: c.Clock.Now,
 		Snapshot: s.View.Snapshot, NewID: func() string { return uuid.New(c.Rand) }}
 	s.Tokens.Extend = true
@@ -382,7 +388,7 @@ func (s *Server) assemble() error {
 	}
 	s.others = aggregate.New(aggregate.Config{View: s.View, Clock: c.Clock, Rand: c.Rand, Log: c.Log, Certificate: c.FrontProxy, Dial: c.Dial})
 	api.Aggregate = s.others
-	api.Collectors = append(api.Collectors, meter, s.others)
+	api.Collectors = append(api.Collectors, meter, s.others, s.meter)
 	c.Audit.Clock, c.Audit.Log = c.Clock, c.Log
 	if api.Audit, err = audit.New(c.Audit); err != nil {
 		return err
@@ -401,6 +407,9 @@ func (s *Server) assemble() error {
 		c.API(&api)
 	}
 	if s.API, err = apiserver.New(api); err != nil {
+		return err
+	}
+	if err := s.API.CertificateExpiry(s.certificatesEnd); err != nil {
 		return err
 	}
 	all := append(parts.All(kind.All, string(c.First.CA)), certificate.ApproverPart(s.mayRequest), admissionpolicy.Part(policy.Warnings))
@@ -490,8 +499,10 @@ func (s *Server) start(g *group.Group) error {
 	g.Go("definitions", func(ctx context.Context) error {
 		// Every server decides about definitions and about the addresses that it gives,
 		// also one without controllers.
-		rt := control.New(control.Config{Parts: slices.Concat(customresource.Parts(), apiservice.Parts(discovery.Priority, s.trust()), serviceaddress.Parts()), View: s.View, Clock: s.cfg.Clock, Log: s.cfg.Log, Workers: 2,
+		parts := slices.Concat(customresource.Parts(), apiservice.Parts(discovery.Priority, s.trust()), serviceaddress.Parts())
+		rt := control.New(control.Config{Parts: parts, Meter: s.meter.Parts(parts), View: s.View, Clock: s.cfg.Clock, Log: s.cfg.Log, Workers: 2,
 			Client: func(string) client.Client { return s.Admin() }})
+		defer s.meter.Follow(rt, parts)()
 		if err := rt.Run(ctx); ctx.Err() == nil {
 			return err
 		}
@@ -613,7 +624,7 @@ func (s *Server) elect(g *group.Group) {
 					return nil
 				}
 				return err
-			}})
+			}, Leads: s.meter.Leads(LeaderLease)})
 	})
 }
 
@@ -630,11 +641,14 @@ func (s *Server) decide(g *group.Group) {
 	if len(s.parts) > 0 {
 		clients := map[string]client.Client{}
 		for _, p := range s.parts {
-			clients[p.Name] = s.as(p.Name)
+			clients[p.Name] = s.clients.Of(s.as(p.Name))
 		}
 		rt := control.New(control.Config{Parts: s.parts, View: s.View, Clock: c.Clock, Log: c.Log,
-			Client: func(part string) client.Client { return clients[part] }, Record: emit})
-		g.Go("controllers", rt.Run)
+			Client: func(part string) client.Client { return clients[part] }, Record: emit, Meter: s.meter.Parts(s.parts)})
+		g.Go("controllers", func(ctx context.Context) error {
+			defer s.meter.Follow(rt, s.parts)()
+			return rt.Run(ctx)
+		})
 	}
 	if s.on(Signer) {
 		g.Go("certificate signer", func(ctx context.Context) error {
@@ -642,7 +656,7 @@ func (s *Server) decide(g *group.Group) {
 		})
 	}
 	if s.on(Scheduler) {
-		g.Go("scheduler", loop.New(loop.Config{View: s.View, Client: s.as(Scheduler), Clock: c.Clock, Log: c.Log, Record: emit}).Run)
+		g.Go("scheduler", loop.New(loop.Config{View: s.View, Client: s.clients.Of(s.as(Scheduler)), Clock: c.Clock, Log: c.Log, Record: emit, Meter: s.meter.Scheduler()}).Run)
 	}
 }
 

@@ -47,7 +47,43 @@ type Config struct {
 	Record func(act.Event) // must not block
 	// Parallel bounds the writes on their way; default 64.
 	Parallel int
+	// Meter measures; it must not block. Optional.
+	Meter Meter
 }
+
+// Meter measures what the scheduler does.
+type Meter interface {
+	// Placed is called when a node was chosen, or none was found, for a pod.
+	Placed(took time.Duration)
+	// Attempted is called when an attempt has ended: Scheduled, Unschedulable, Failed.
+	Attempted(result string, took time.Duration)
+	// Bound is called with how often a pod was tried until it was bound, and how
+	// long that took.
+	Bound(attempts int, took time.Duration)
+	// Preempted is called after a search for victims, with how many were found.
+	Preempted(victims int)
+	// Pending tells how many pods wait, and for what.
+	Pending(Pending)
+}
+
+// Results of attempts, as upstream's metrics name them.
+const (
+	Scheduled     = "scheduled"
+	Unschedulable = "unschedulable"
+	Failed        = "error"
+)
+
+// Pending are the pods that are not placed: to be tried now, to be tried again
+// soon, waiting for something to change, and gated.
+type Pending struct{ Active, Backoff, Unschedulable, Gated int }
+
+type noMeter struct{}
+
+func (noMeter) Placed(time.Duration)            {}
+func (noMeter) Attempted(string, time.Duration) {}
+func (noMeter) Bound(int, time.Duration)        {}
+func (noMeter) Preempted(int)                   {}
+func (noMeter) Pending(Pending)                 {}
 
 const (
 	firstBackoff = time.Second
@@ -63,7 +99,8 @@ type Scheduler struct {
 	items map[types.UID]*item // queued, waiting or flying
 	queue queue
 	wait  map[types.UID]*item // those of items that fit nowhere
-	count int64               // numbers items
+	gated map[types.UID]bool
+	count int64 // numbers items
 
 	// How often something changed that may help those who wait, and that may help
 	// those of them with terms about other pods.
@@ -84,6 +121,9 @@ type item struct {
 	index    int    // in the queue
 	node     string // where it flies to
 	failures int
+	attempts int
+	first    time.Time // when it was tried first
+	tried    time.Time // when it was tried last
 	ready    time.Time // not before
 	deadline time.Time // at the latest
 	frees    int64     // of the scheduler, when it failed
@@ -116,7 +156,10 @@ func New(cfg Config) *Scheduler {
 	if cfg.Record == nil {
 		cfg.Record = func(act.Event) {}
 	}
-	return &Scheduler{cfg: cfg, items: map[types.UID]*item{}, wait: map[types.UID]*item{}, slots: make(chan struct{}, cfg.Parallel), done: make(chan result, cfg.Parallel)}
+	if cfg.Meter == nil {
+		cfg.Meter = noMeter{}
+	}
+	return &Scheduler{cfg: cfg, gated: map[types.UID]bool{}, items: map[types.UID]*item{}, wait: map[types.UID]*item{}, slots: make(chan struct{}, cfg.Parallel), done: make(chan result, cfg.Parallel)}
 }
 
 var followed = []*kind.Kind{kind.Namespace, kind.Node, kind.PersistentVolume, kind.PersistentVolumeClaim, kind.Pod}
@@ -157,13 +200,30 @@ func (s *Scheduler) round(ctx context.Context) time.Duration {
 	s.collect()
 	s.release(s.cfg.Clock.Now())
 	for n := 0; s.queue.Len() > 0 && ctx.Err() == nil; n++ {
+		if n%64 == 0 {
+			s.pending()
+		}
 		s.schedule(ctx, heap.Pop(&s.queue).(*item))
 		if s.manual || n%64 == 63 {
 			s.follow()
 			s.collect()
 		}
 	}
+	s.pending()
 	return s.next(s.cfg.Clock.Now())
+}
+
+// pending tells the meter who waits.
+func (s *Scheduler) pending() {
+	p := Pending{Active: s.queue.Len(), Gated: len(s.gated)}
+	for _, it := range s.wait {
+		if s.stirred(it) {
+			p.Backoff++
+		} else {
+			p.Unschedulable++
+		}
+	}
+	s.cfg.Meter.Pending(p)
 }
 
 func (s *Scheduler) load() {
@@ -183,7 +243,9 @@ func (s *Scheduler) load() {
 			}
 		}
 	}
+	clear(s.gated)
 	for p := range snap.PodsOn("") {
+		s.gate(p)
 		if s.items[p.UID] == nil {
 			s.enqueue(p)
 		}
@@ -260,6 +322,7 @@ func helps(a, b *corev1.Node) bool {
 func (s *Scheduler) podChanged(c *view.Change) {
 	if c.New == nil || c.Old != nil && c.Old.GetUID() != c.New.GetUID() {
 		uid := c.Old.GetUID()
+		delete(s.gated, uid)
 		s.forget(uid)
 		if s.table.Placed(uid) {
 			s.frees++
@@ -270,6 +333,7 @@ func (s *Scheduler) podChanged(c *view.Change) {
 		}
 	}
 	p := c.New.(*corev1.Pod)
+	s.gate(p)
 	was := s.table.Placed(p.UID)
 	if it := s.items[p.UID]; it == nil || it.place != flying || p.Spec.NodeName != "" {
 		s.table.SetPod(p)
@@ -322,6 +386,16 @@ func ours(p *corev1.Pod) bool {
 		(p.Spec.SchedulerName == "" || p.Spec.SchedulerName == Name) && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed
 }
 
+// gate counts p among those that wait for a gate to open, or no longer.
+func (s *Scheduler) gate(p *corev1.Pod) {
+	switch {
+	case len(p.Spec.SchedulingGates) > 0 && p.Spec.NodeName == "" && p.DeletionTimestamp == nil && (p.Spec.SchedulerName == "" || p.Spec.SchedulerName == Name):
+		s.gated[p.UID] = true
+	case len(s.gated) > 0:
+		delete(s.gated, p.UID)
+	}
+}
+
 func (s *Scheduler) enqueue(p *corev1.Pod) {
 	if ours(p) {
 		s.count++
@@ -349,10 +423,16 @@ func (s *Scheduler) carry(ctx context.Context, f func()) {
 }
 
 func (s *Scheduler) schedule(ctx context.Context, it *item) {
+	it.tried = s.cfg.Clock.Now()
+	if it.attempts++; it.attempts == 1 {
+		it.first = it.tried
+	}
 	p := sched.NewPod(it.pod)
 	d := s.table.Place(p)
+	s.cfg.Meter.Placed(s.cfg.Clock.Now().Sub(it.tried))
 	if d.Node == "" {
 		s.unplaced(ctx, it, p, d)
+		s.cfg.Meter.Attempted(Unschedulable, s.cfg.Clock.Now().Sub(it.tried))
 		return
 	}
 	s.table.Assume(p, d.Node)
@@ -391,7 +471,13 @@ func (s *Scheduler) collect() {
 // finish ends a bind. What the store holds decides, whatever the answer was: a
 // bind whose answer was lost has been made all the same.
 func (s *Scheduler) finish(r result) {
-	uid := r.it.pod.UID
+	uid, now := r.it.pod.UID, s.cfg.Clock.Now()
+	if r.err == nil {
+		s.cfg.Meter.Attempted(Scheduled, now.Sub(r.it.tried))
+		s.cfg.Meter.Bound(r.it.attempts, now.Sub(r.it.first))
+	} else {
+		s.cfg.Meter.Attempted(Failed, now.Sub(r.it.tried))
+	}
 	p := view.Get[*corev1.Pod](s.cfg.View.Snapshot(), kind.Pod, r.it.pod.Namespace, r.it.pod.Name)
 	if r.err == nil || p == nil || p.UID != uid || !ours(p) {
 		delete(s.items, uid)

@@ -30,6 +30,7 @@ func (s *Scheduler) unplaced(ctx context.Context, it *item, p *sched.Pod, d sche
 			if pre, why = s.table.Preempt(p, d); why == "" {
 				victims = pre.Victims
 			}
+			s.cfg.Meter.Preempted(len(victims))
 			nominated = pre.Node
 			s.table.Nominate(p, nominated)
 		}

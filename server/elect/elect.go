@@ -46,6 +46,8 @@ type Config struct {
 
 	// Lead does what the leader does until its context ends.
 	Lead func(ctx context.Context) error
+	// Leads is told when leading begins and ends. Optional.
+	Leads func(bool)
 }
 
 // elector is one candidate.
@@ -107,6 +109,10 @@ func (e *elector) lead(ctx context.Context) error {
 	work, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan error, 1)
+	if e.Leads != nil {
+		e.Leads(true)
+		defer e.Leads(false)
+	}
 	go func() { ended <- e.Lead(work) }()
 	renewed := e.Clock.Now()
 	for {
