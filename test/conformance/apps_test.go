@@ -240,11 +240,12 @@ func recreate(t *testing.T, c *cluster) {
 	defer w.Stop()
 	old := list.Items[0].Name
 	c.changeDeployment(t, ns, "d", func(d *appsv1.Deployment) { setEnv(&d.Spec.Template, "2") })
-	// Never do old and new pods live together.
+	// Never do old and new pods live together; one whose containers have ended does not
+	// live.
 	deleted := false
 	observe(t, w, "the new pod", func(e watchEvent) bool {
 		p := e.Object.(*corev1.Pod)
-		if p.Name == old && e.Type == "DELETED" {
+		if p.Name == old && (e.Type == "DELETED" || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed) {
 			deleted = true
 		}
 		if p.Name != old && !deleted {
@@ -346,6 +347,7 @@ func rollover(t *testing.T, c *cluster) {
 	surge, unavailable := intstr.FromInt32(1), intstr.FromInt32(0)
 	d.Spec.Strategy.RollingUpdate = &appsv1.RollingUpdateDeployment{MaxSurge: &surge, MaxUnavailable: &unavailable}
 	d.Spec.Template.Spec.Containers[0].Image = "none"
+	d.Spec.Template.Spec.Containers[0].ImagePullPolicy = corev1.PullIfNotPresent // none has no tag; what follows it is there
 	_, err = c.AppsV1().Deployments(ns).Create(t.Context(), d, metav1.CreateOptions{})
 	ok(t, err)
 	eventually(t, func() string {

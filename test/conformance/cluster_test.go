@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"slices"
 	"testing"
@@ -38,8 +39,34 @@ import (
 var (
 	kubeconfig = flag.String("kubeconfig", "", "run against this cluster instead of a server in this process")
 	image      = flag.String("image", "busybox:1", "what pods run; it must have a shell")
+	other      = flag.String("other-image", "", "another image or another name of it (default: with docker.io/ before it)")
 	update     = flag.Bool("update", false, "write docs/CONFORMANCE.md")
 )
+
+// another image that pods can run.
+func another() string {
+	switch {
+	case *other != "":
+		return *other
+	case *kubeconfig == "":
+		return "another"
+	}
+	return "docker.io/" + *image
+}
+
+// onThisMachine says whether the API server reaches servers in this process.
+func onThisMachine(t *testing.T) bool {
+	t.Helper()
+	if *kubeconfig == "" {
+		return true
+	}
+	cfg, err := clientcmd.BuildConfigFromFlags("", *kubeconfig)
+	ok(t, err)
+	u, err := url.Parse(cfg.Host)
+	ok(t, err)
+	ip, err := netip.ParseAddr(u.Hostname())
+	return u.Hostname() == "localhost" || err == nil && ip.IsLoopback()
+}
 
 // cluster is what the behaviours are tried on.
 type cluster struct {

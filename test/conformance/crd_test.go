@@ -388,7 +388,7 @@ func definitionWatch(t *testing.T, c *cluster) {
 // customConverter joins host and port in v1 and splits them in v2.
 func customConverter(t *testing.T) map[string]any {
 	t.Helper()
-	if *kubeconfig != "" {
+	if !onThisMachine(t) {
 		t.Skip("the cluster cannot reach webhooks in this process")
 	}
 	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -30,6 +30,7 @@ type behaviour struct {
 	do                  func(t *testing.T, c *cluster)
 	needs               []need
 	serial              bool
+	live                bool // about containers: tried with -kubeconfig alone
 }
 
 // need says what is missing, or "".
@@ -135,6 +136,9 @@ func (b *behaviour) missing() string {
 	if b.do == nil {
 		return unwritten(b)
 	}
+	if b.live && *kubeconfig == "" {
+		return "needs a node: has a test"
+	}
 	for _, n := range b.needs {
 		if why := n(); why != "" {
 			return "not yet: " + why
@@ -220,7 +224,8 @@ func (r *results) compare(t *testing.T) {
 	fmt.Fprintf(&text, "# Conformance\n\nThe %d conformance behaviours of Kubernetes v1.37. This page is written by\n`go test ./test/conformance -update`.\n\n", len(behaviours))
 	text.WriteString("*passes*: proved by a test in `test/conformance` against the API server, all controllers and the\n" +
 		"scheduler, with nodes that say what a kubelet would say and run nothing. *needs a node*: is about\n" +
-		"running containers; `test/machine` covers a part. *not yet*: what is missing follows.\n\n| state | behaviours |\n|---|---|\n")
+		"running containers; *has a test* that is run on a cluster, as [recipes/conformance.md](recipes/conformance.md) says, and of\n" +
+		"the others `test/machine` covers a part. *not yet*: what is missing follows.\n\n| state | behaviours |\n|---|---|\n")
 	for _, word := range []string{"passes", "fails", "needs a node", "not yet"} {
 		fmt.Fprintf(&text, "| %s | %d |\n", word, count[word])
 	}

@@ -327,8 +327,12 @@ func namespaceStatus(t *testing.T, c *cluster) {
 func pausePod(name string) *corev1.Pod {
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"name": name}}, Spec: corev1.PodSpec{
 		TerminationGracePeriodSeconds: new(int64(1)),
-		Containers:                    []corev1.Container{{Name: "c", Image: *image, Command: []string{"sleep", "3600"}}}}}
+		Containers:                    []corev1.Container{{Name: "c", Image: *image, Command: stays}}}}
 }
+
+// stays is a command that runs until it is told to end: the first process of a
+// container does not hear of that unless it says so.
+var stays = []string{"sh", "-c", "trap 'exit 0' TERM; sleep 3600 & wait"}
 
 func (c *cluster) pod(t *testing.T, ns string, p *corev1.Pod) *corev1.Pod {
 	t.Helper()

@@ -71,7 +71,7 @@ func statefulRolls(t *testing.T, c *cluster) {
 	w, err := c.CoreV1().Pods(ns).Watch(t.Context(), metav1.ListOptions{ResourceVersion: list.ResourceVersion})
 	ok(t, err)
 	defer w.Stop()
-	c.patchSet(t, ns, containerImage("another"))
+	c.patchSet(t, ns, containerImage(another()))
 	// From the last to the first, one after the other.
 	for i := 2; i >= 0; i-- {
 		observe(t, w, fmt.Sprintf("pod %d going", i), func(e watchEvent) bool {
@@ -81,7 +81,7 @@ func statefulRolls(t *testing.T, c *cluster) {
 			return e.Type == "DELETED"
 		})
 	}
-	c.stateful(t, ns, "another", "another", "another")
+	c.stateful(t, ns, another(), another(), another())
 	second := c.settled(t, ns, 3).Status.CurrentRevision
 	if second == first {
 		t.Error("the revision is the same after an update")
@@ -100,7 +100,7 @@ func statefulCanary(t *testing.T, c *cluster) {
 		c.patchSet(t, ns, fmt.Sprintf(`{"spec":{"updateStrategy":{"type":"RollingUpdate","rollingUpdate":{"partition":%d}}}}`, n))
 	}
 	partition(3)
-	c.patchSet(t, ns, containerImage("another"))
+	c.patchSet(t, ns, containerImage(another()))
 	eventually(t, func() string {
 		s, err := c.AppsV1().StatefulSets(ns).Get(t.Context(), "w", metav1.GetOptions{})
 		ok(t, err)
@@ -111,7 +111,7 @@ func statefulCanary(t *testing.T, c *cluster) {
 	})
 	c.stateful(t, ns, *image, *image, *image)
 	partition(2)
-	c.stateful(t, ns, *image, *image, "another")
+	c.stateful(t, ns, *image, *image, another())
 	// What is made anew keeps the revision of its side of the partition.
 	for _, name := range []string{"w-0", "w-2"} {
 		old, err := c.CoreV1().Pods(ns).Get(t.Context(), name, metav1.GetOptions{})
@@ -125,11 +125,11 @@ func statefulCanary(t *testing.T, c *cluster) {
 			return ""
 		})
 	}
-	c.stateful(t, ns, *image, *image, "another")
+	c.stateful(t, ns, *image, *image, another())
 	for n := 1; n >= 0; n-- {
 		partition(n)
 	}
-	c.stateful(t, ns, "another", "another", "another")
+	c.stateful(t, ns, another(), another(), another())
 	c.settled(t, ns, 3)
 }
 
