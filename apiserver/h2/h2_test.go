@@ -130,7 +130,7 @@ func TestAsNetHTTP(t *testing.T) {
 	url, c := start(t, true, answers(), nil)
 	refURL, ref := start(t, false, answers(), nil)
 	big := bytes.Repeat([]byte("0123456789abcdef"), 200_000)
-	for _, q := range []struct {
+	for _, q := range []struct { // each buffer that one leaves serves the next ones
 		method, path string
 		body         func() io.Reader
 		header       http.Header

@@ -274,7 +274,7 @@ func (w *response) done() {
 	}
 	w.over = true
 	if w.buf != nil {
-		if cap(*w.buf) <= gather {
+		if *w.buf = (*w.buf)[:0]; cap(*w.buf) <= gather {
 			buffers.Put(w.buf)
 		}
 		w.buf = nil
