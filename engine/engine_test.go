@@ -20,6 +20,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"proa.dev/env"
 	"proa.dev/internal/await"
+	"proa.dev/internal/locked"
 )
 
 var ctx = context.Background()
@@ -358,7 +359,7 @@ func TestExec(t *testing.T) {
 	resize <- Size{Width: 90, Height: 33}
 	in, w := io.Pipe()
 	defer w.Close()
-	var tty safeBuffer
+	var tty locked.Buffer
 	done := make(chan error, 1)
 	go func() {
 		code, err := r.ExecStream(ctx, id, []string{"sh"}, true, in, &tty, nil, resize)
@@ -385,7 +386,7 @@ func TestAttach(t *testing.T) {
 	cfg.Stdin, cfg.StdinOnce = true, true
 	id := r.run(sb, sc, cfg)
 	in, w := io.Pipe()
-	var out, errOut, second safeBuffer
+	var out, errOut, second locked.Buffer
 	done := make(chan error, 1)
 	go func() { done <- r.AttachStream(ctx, id, in, &out, &errOut, nil) }()
 	io.WriteString(w, "one\n")
@@ -424,7 +425,7 @@ func TestAttach(t *testing.T) {
 	id = r.run(sb, sc, cfg)
 	in, w = io.Pipe()
 	defer w.Close()
-	var tty safeBuffer
+	var tty locked.Buffer
 	go func() { done <- r.AttachStream(ctx, id, in, &tty, nil, nil) }()
 	io.WriteString(w, "hi\n")
 	if err := <-done; err != nil {

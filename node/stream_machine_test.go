@@ -20,25 +20,9 @@ import (
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/transport/spdy"
+
+	"proa.dev/internal/locked"
 )
-
-// gathered is a buffer that a test may read while it grows.
-type gathered struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (g *gathered) Write(p []byte) (int, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.b.Write(p)
-}
-
-func (g *gathered) String() string {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.b.String()
-}
 
 // sizes is a queue of terminal sizes.
 type sizes chan remotecommand.TerminalSize
@@ -87,7 +71,7 @@ func TestStreamsOfRealContainers(t *testing.T) {
 		}
 		type session struct {
 			in    *io.PipeWriter
-			out   *gathered
+			out   *locked.Buffer
 			sizes sizes
 			done  chan error
 			leave func()
@@ -96,7 +80,7 @@ func TestStreamsOfRealContainers(t *testing.T) {
 			sctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 			t.Cleanup(cancel)
 			r, w := io.Pipe()
-			s := &session{in: w, out: &gathered{}, sizes: make(sizes, 4), done: make(chan error, 1), leave: cancel}
+			s := &session{in: w, out: &locked.Buffer{}, sizes: make(sizes, 4), done: make(chan error, 1), leave: cancel}
 			e := executor(t, u)
 			s.sizes <- remotecommand.TerminalSize{Width: 77, Height: 33}
 			go func() {
@@ -225,7 +209,7 @@ func TestStreamsOfRealContainers(t *testing.T) {
 	}
 	sctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	var out gathered
+	var out locked.Buffer
 	if err := e.StreamWithContext(sctx, remotecommand.StreamOptions{Stdin: strings.NewReader("through\n"), Stdout: &out}); err != nil || out.String() != "through\n" {
 		t.Errorf("attach to a filter: %q %v", out.String(), err)
 	}

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -23,6 +22,7 @@ import (
 
 	"proa.dev/apiserver/auth"
 	"proa.dev/internal/await"
+	"proa.dev/internal/locked"
 	"proa.dev/kind"
 )
 
@@ -66,8 +66,9 @@ func TestDecidersMay(t *testing.T) {
 	end()
 	verbs := map[string]string{"touch": "patch", "evict": "create", "bind": "create"}
 	subs := map[string]string{"evict": "eviction", "bind": "binding"}
-	// The cleaner of bootstrap tokens may delete Secrets only where these are.
-	namespaces := map[string]string{"token-cleaner-controller": "kube-system"}
+	// What these write lies in one namespace, and they may nothing elsewhere.
+	namespaces := map[string]string{"token-cleaner-controller": "kube-system", "bootstrap-signer-controller": "kube-public"}
+	names := map[string]string{"bootstrap-signer-controller": "cluster-info"}
 	for _, p := range s.parts {
 		u, ok := DeciderUser(p.Name)
 		if !ok {
@@ -77,7 +78,7 @@ func TestDecidersMay(t *testing.T) {
 		all := granted(u)
 		rules := append(all[""], all[namespaces[p.Name]]...)
 		for _, w := range p.Writes {
-			a := auth.Attributes{User: u, Group: "any.example.org", Resource: "things", Subresource: w.Sub}
+			a := auth.Attributes{User: u, Group: "any.example.org", Resource: "things", Subresource: w.Sub, Name: names[p.Name]}
 			if w.Kind != nil {
 				a.Group, a.Resource = w.Kind.Group, w.Kind.Plural
 			}
@@ -104,24 +105,6 @@ func TestDecidersMay(t *testing.T) {
 	}
 }
 
-// lines is a log that may be looked at.
-type lines struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(b)
-}
-
-func (l *lines) has(word string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Contains(l.buf.String(), word)
-}
-
 // Controllers and scheduler act under names of their own: in the audit log, and
 // before RBAC, which gives them what they need and whose refusal is told.
 func TestIdentities(t *testing.T) {
@@ -130,7 +113,7 @@ func TestIdentities(t *testing.T) {
 	if err := os.WriteFile(policy, []byte("apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n- level: Metadata\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var log lines
+	var log locked.Buffer
 	s, _, end := run(t, func(c *Config) {
 		c.Audit.PolicyFile, c.Audit.LogPath = policy, filepath.Join(dir, "audit.log")
 		c.Log = slog.New(slog.NewTextHandler(&log, nil))
@@ -186,8 +169,8 @@ func TestIdentities(t *testing.T) {
 			return errors.New("it has not")
 		})
 	}
-	if log.has("may not do its work") {
-		t.Errorf("the default policy lacks something:\n%s", log.buf.String())
+	if strings.Contains(log.String(), "may not do its work") {
+		t.Errorf("the default policy lacks something:\n%s", log.String())
 	}
 
 	// Without its role a controller can do nothing, and that is said.
@@ -199,7 +182,7 @@ func TestIdentities(t *testing.T) {
 		t.Fatal(err)
 	}
 	await.True(t, 10*time.Second, "the log says what the controller may not", func() bool {
-		return log.has("may not do its work") && log.has(`User \"system:serviceaccount:kube-system:replicaset-controller\" cannot create resource \"pods\"`)
+		return strings.Contains(log.String(), "may not do its work") && strings.Contains(log.String(), `User \"system:serviceaccount:kube-system:replicaset-controller\" cannot create resource \"pods\"`)
 	})
 }
 

@@ -2,7 +2,6 @@ package stream
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -14,19 +13,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"proa.dev/internal/locked"
 )
-
-// errorLog is what the HTTP server says of handlers that panic.
-type errorLog struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *errorLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
 
 // FuzzUpgraded: whatever a client sends after its connection was upgraded (WebSocket
 // frames, SPDY frames, SPDY in WebSocket frames) neither crashes the node nor keeps
@@ -56,7 +45,7 @@ func FuzzUpgraded(f *testing.F) {
 	f.Add(uint8(3), []byte("\x80\x03\x00\x06\x00\x00\x00\x04\x00\x00\x00\x01"))                                 // PING
 	f.Add(uint8(4), frame(2, "\x80\x03\x00\x06\x00\x00\x00\x04\x00\x00\x00\x01"))
 	f.Add(uint8(4), frame(1, "text"))
-	said := new(errorLog)
+	said := new(locked.Buffer) // of handlers that panic
 	var handlers sync.WaitGroup
 	inner := Handler(Config{Backend: onePod{}, Streams: echo{}, IdleTimeout: time.Second, CreationTimeout: 100 * time.Millisecond,
 		Authenticate: func(*http.Request) (User, bool) { return User{Name: "u"}, true },
@@ -98,9 +87,7 @@ func FuzzUpgraded(f *testing.F) {
 				t.Fatal("the connection stays after the client has gone")
 			}
 		}
-		said.mu.Lock()
-		defer said.mu.Unlock()
-		if s := said.text.String(); strings.Contains(s, "panic") {
+		if s := said.String(); strings.Contains(s, "panic") {
 			t.Fatal(s)
 		}
 	})

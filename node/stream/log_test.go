@@ -8,13 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"proa.dev/env"
 	"proa.dev/internal/await"
+	"proa.dev/internal/locked"
 )
 
 func stampOf(second int) string {
@@ -68,30 +68,12 @@ func TestLogOptions(t *testing.T) {
 	}
 }
 
-// lockedBuffer may be read while it is written.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // Following goes over a rotation and ends after the container's last words.
 func TestFollow(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "0.log")
 	var running atomic.Bool
 	running.Store(true)
-	var out lockedBuffer
+	var out locked.Buffer
 	done := make(chan error, 1)
 	go func() {
 		done <- WriteLog(context.Background(), LogSource{Path: path, Running: running.Load, Clock: env.SystemClock()}, LogOptions{Follow: true}, &out)
