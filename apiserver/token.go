@@ -117,7 +117,7 @@ func storeGuards(in []admit.Guard) []store.Guard {
 	}
 	out := make([]store.Guard, len(in))
 	for i, g := range in {
-		out[i] = store.Guard(g)
+		out[i] = store.Guard{Key: g.Key, Value: g.Value}
 	}
 	return out
 }

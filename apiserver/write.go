@@ -59,6 +59,14 @@ func (s *Server) put(ctx context.Context, c *call, obj kind.Object, expect int64
 	if err != nil {
 		return err
 	}
+	others := storeGuards(guards)
+	if k.Custom && expect == store.Absent {
+		open, err := s.stillOpen(c)
+		if err != nil {
+			return err
+		}
+		others = append(others, open)
+	}
 	class := store.Synced
 	if k.Buffered {
 		class = store.Buffered
@@ -72,7 +80,7 @@ func (s *Server) put(ctx context.Context, c *call, obj kind.Object, expect int64
 		kind.Compact(rests)
 	}
 	kv, err := s.store.Put(ctx, k.StoreKey(obj.GetNamespace(), obj.GetName()), value, store.PutOptions{
-		Expect: expect, Class: class, TTL: k.TTL, Attached: rests, Guards: storeGuards(guards),
+		Expect: expect, Class: class, TTL: k.TTL, Attached: rests, Guards: others,
 		Stamp: func(rev int64) {
 			version := strconv.FormatInt(rev, 10)
 			obj.SetResourceVersion(version)
@@ -253,9 +261,6 @@ func (s *Server) createOnce(ctx context.Context, c *call, obj kind.Object, o met
 		return served(c.kind, obj)
 	}
 	for try := 0; ; try++ {
-		if err = s.stillOpen(c); err != nil {
-			break
-		}
 		var stored kind.Object
 		if stored, err = toStorage(c.kind, obj); err != nil {
 			release()
@@ -264,6 +269,12 @@ func (s *Server) createOnce(ctx context.Context, c *call, obj kind.Object, o met
 		err = s.put(ctx, c, stored, store.Absent, r.Guards...)
 		if err == nil {
 			return served(c.kind, stored)
+		}
+		if errors.Is(err, store.ErrGuard) && s.cfg.Held == nil && try < maxTries {
+			// The definition has changed meanwhile, and may be going.
+			if err = s.fresh(ctx); err == nil {
+				continue
+			}
 		}
 		if errors.Is(err, store.ErrExists) && generated && try < 7 {
 			obj.SetName(s.generateName(obj.GetGenerateName()))
@@ -334,18 +345,25 @@ func working(k *kind.Kind) *kind.Kind {
 }
 
 // stillOpen: a kind may have gone, or begun to go, while an object was admitted.
-func (s *Server) stillOpen(c *call) error {
-	if !c.kind.Custom {
-		return nil
-	}
-	row := s.kinds().ByResource(c.kind.GVR())
+// The guard holds as long as the definition is as it was found: a create and the
+// mark that nothing is created any more exclude each other, on all servers of a
+// store, so that who empties the kind after that mark sees every object.
+func (s *Server) stillOpen(c *call) (store.Guard, error) {
+	snap := s.view.Snapshot()
+	row := snap.Table().ByResource(c.kind.GVR())
+	name := c.kind.Plural + "." + c.kind.Group
+	d := snap.Get(kind.CustomResourceDefinition, "", name)
 	switch {
-	case row == nil:
-		return apierrors.NewGenericServerResponse(404, "", schema.GroupResource{}, "", "the server could not find the requested resource", 0, false)
+	case row == nil || d == nil:
+		return store.Guard{}, apierrors.NewGenericServerResponse(404, "", schema.GroupResource{}, "", "the server could not find the requested resource", 0, false)
 	case row.Closed != "":
-		return apierrors.NewForbidden(c.kind.GroupResource(), c.name, errors.New(row.Closed))
+		return store.Guard{}, apierrors.NewForbidden(c.kind.GroupResource(), c.name, errors.New(row.Closed))
 	}
-	return nil
+	revision, err := strconv.ParseInt(d.GetResourceVersion(), 10, 64)
+	if err != nil {
+		return store.Guard{}, fmt.Errorf("read the revision of definition %q: %w", name, err)
+	}
+	return store.Guard{Key: kind.CustomResourceDefinition.StoreKey("", name), Revision: revision}, nil
 }
 
 // toStorage converts an object that was admitted to the form in which it is stored.

@@ -103,12 +103,17 @@ type PutOptions struct {
 	// before it is visible, so that Attached can carry its own revision. It must
 	// be quick and must not call the store.
 	Stamp func(rev int64)
-	// Guards must hold for the write; only a Shared store looks at them.
+	// Guards must hold for the write; of those about values only a Shared store takes
+	// notice.
 	Guards []Guard
 }
 
-// Guard is another key and the value that it must have when a write is done.
-type Guard struct{ Key, Value string }
+// Guard is another key and the value, or the ModRevision, that it must have when a
+// write is done. Revision is zero when the value counts.
+type Guard struct {
+	Key, Value string
+	Revision   int64
+}
 
 // DeleteOptions of one Delete.
 type DeleteOptions struct {

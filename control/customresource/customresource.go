@@ -60,9 +60,11 @@ func Parts() []control.Part {
 				gvk := o.GetObjectKind().GroupVersionKind()
 				row := s.Table().ByKind(gvk)
 				if row == nil {
-					for _, k := range s.Table().Custom() {
-						if k.Group == gvk.Group && k.Kind == gvk.Kind {
-							row = k
+					for d := range s.Table().Group(gvk.Group) {
+						for _, k := range d.Rows {
+							if k.Kind == gvk.Kind {
+								row = k
+							}
 						}
 					}
 				}
@@ -99,7 +101,7 @@ func Names(s view.Snapshot, group string, now time.Time) act.List {
 	}
 	var actions act.List
 	for i, d := range list {
-		want := d.DeepCopy()
+		want := withStatus(d)
 		judge(want, i, accepted)
 		accepted[i] = want.Status.AcceptedNames
 		approve(want)
@@ -114,6 +116,13 @@ func Names(s view.Snapshot, group string, now time.Time) act.List {
 		}
 	}
 	return actions
+}
+
+// withStatus is a copy of d that shares everything but the status.
+func withStatus(d *definition) *definition {
+	c := *d
+	c.Status = *d.Status.DeepCopy()
+	return &c
 }
 
 func note(d *definition) string {
@@ -232,10 +241,8 @@ func Finalize(s view.Snapshot, ref view.Ref, now time.Time) act.List {
 
 // rootOf is the row that holds the definition's objects; nil when it has none.
 func rootOf(s view.Snapshot, d *definition) *kind.Kind {
-	for _, k := range s.Table().Roots() {
-		if k.Custom && k.Group == d.Spec.Group && k.Plural == d.Spec.Names.Plural {
-			return k
-		}
+	if have := s.Table().Definition(d.Spec.Group, d.Spec.Names.Plural); have != nil {
+		return have.Root
 	}
 	return nil
 }

@@ -431,6 +431,10 @@ func (s *Store) txn(ctx context.Context, at string, expect int64, then []clientv
 		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(at), "=", expect))
 	}
 	for _, g := range guards {
+		if g.Revision != 0 {
+			conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(s.key(g.Key)), "=", g.Revision))
+			continue
+		}
 		conditions = append(conditions, clientv3.Compare(clientv3.Value(s.key(g.Key)), "=", g.Value))
 	}
 	if len(conditions) == 0 {

@@ -232,6 +232,7 @@ var cases = []struct {
 	{"every committed write gets a revision greater than any before it", oneOrder, false},
 	{"reads and watches of all keys agree on that order under concurrent writers", agreeOnOrder, false},
 	{"a write names the revision it expects of its key, otherwise nothing changes", conditional, false},
+	{"a write happens only while another key is at the revision that its guard names", guarded, false},
 	{"of many writers that expect one revision exactly one wins", oneWinner, false},
 	{"a get, range or watch that starts after a write returned sees it", visibleAtOnce, false},
 	{"any revision between compacted and revision can be read", rangeAtRevision, false},
@@ -325,6 +326,31 @@ func agreeOnOrder(s suite) {
 			s.Fatalf("range has %v, events gave %v", kv, want)
 		}
 	}
+}
+
+func guarded(s suite) {
+	st := s.store(Options{})
+	g := s.put(st, "/guard", "1", store.PutOptions{Expect: store.Absent})
+	under := func(key string, expect, revision int64) error {
+		_, err := st.Put(s.ctx, key, []byte("x"), store.PutOptions{Expect: expect, Guards: []store.Guard{{Key: "/guard", Revision: revision}}})
+		return err
+	}
+	if err := under("/a", store.Absent, g.ModRevision); err != nil {
+		s.Fatalf("the guard holds: %v", err)
+	}
+	g2 := s.put(st, "/guard", "2", store.PutOptions{Expect: g.ModRevision})
+	before := st.Revision()
+	s.wantErr(under("/b", store.Absent, g.ModRevision), store.ErrGuard)
+	s.wantErr(under("/a", store.Absent, g2.ModRevision), store.ErrExists)
+	if _, _, err := st.Delete(s.ctx, "/guard", store.DeleteOptions{}); err != nil {
+		s.Fatalf("delete the guard: %v", err)
+	}
+	s.wantErr(under("/b", store.Absent, g2.ModRevision), store.ErrGuard)
+	if st.Revision() != before+1 {
+		s.Fatalf("refused writes moved the revision from %d to %d", before, st.Revision())
+	}
+	page, err := st.Range(s.ctx, "", "", 0, 0)
+	s.wantKeys(page, err, "/a=x")
 }
 
 func conditional(s suite) {

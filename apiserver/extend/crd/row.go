@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -242,13 +243,11 @@ func cell(p *jsonpath.JSONPath, content map[string]any, typ string, now time.Tim
 		return nil
 	}
 	value := found[0][0].Interface()
-	if value == nil {
-		return nil
-	}
 	switch typ {
 	case "string":
+		// A null is shown as upstream shows it: <no value>.
 		var b bytes.Buffer
-		if p.PrintResults(&b, found[0][:1]) != nil {
+		if p.PrintResults(&b, []reflect.Value{reflect.ValueOf(value)}) != nil {
 			return nil
 		}
 		return b.String()
@@ -272,6 +271,9 @@ func cell(p *jsonpath.JSONPath, content map[string]any, typ string, now time.Tim
 		}
 	case "date":
 		if s, ok := value.(string); ok {
+			if s == "" || s == "null" {
+				return "<unknown>" // no time, as in metadata
+			}
 			t, err := time.Parse(time.RFC3339, s)
 			if err != nil {
 				return "<invalid>"

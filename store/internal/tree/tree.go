@@ -224,7 +224,7 @@ func (s *Store) Put(ctx context.Context, key string, value []byte, o store.PutOp
 	if o.TTL > 0 {
 		e.Expiry = s.cfg.Clock.Now().Add(max(o.TTL, time.Second)).UnixNano()
 	}
-	if _, err := s.write(ctx, e, o.Expect, o.Stamp); err != nil {
+	if _, err := s.write(ctx, e, o.Expect, o.Stamp, o.Guards...); err != nil {
 		return store.KV{}, err
 	}
 	return e.KV, nil
@@ -244,7 +244,7 @@ func (s *Store) Delete(ctx context.Context, key string, o store.DeleteOptions) (
 }
 
 // write stages e, has it committed and returns the entry that it replaced.
-func (s *Store) write(ctx context.Context, e *Entry, expect int64, stamp func(int64)) (*Entry, error) {
+func (s *Store) write(ctx context.Context, e *Entry, expect int64, stamp func(int64), guards ...store.Guard) (*Entry, error) {
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("%s %q: %w", deed(e), e.KV.Key, err)
@@ -272,6 +272,10 @@ func (s *Store) write(ctx context.Context, e *Entry, expect int64, stamp func(in
 			}
 			continue
 		}
+		if err := s.guarded(e, guards); err != nil {
+			s.order.Unlock()
+			return nil, err
+		}
 		if s.cfg.Log == nil {
 			es := s.stage(nil, e, prev, stamp)
 			s.publish(es)
@@ -289,6 +293,27 @@ func (s *Store) write(ctx context.Context, e *Entry, expect int64, stamp func(in
 		}
 		return prev, nil
 	}
+}
+
+// guarded says whether other keys are at the revisions that e is written under; a
+// staged write of one of them counts as done. Under order.
+func (s *Store) guarded(e *Entry, guards []store.Guard) error {
+	for _, g := range guards {
+		if g.Revision == 0 {
+			continue
+		}
+		st, isStaged := s.staged[g.Key]
+		have := st.e
+		if !isStaged {
+			s.mu.RLock()
+			have, _ = s.keys.Get(g.Key)
+			s.mu.RUnlock()
+		}
+		if have == nil || have.Deleted || have.KV.ModRevision != g.Revision {
+			return fmt.Errorf("%s %q while %q is at revision %d: %w", deed(e), e.KV.Key, g.Key, g.Revision, store.ErrGuard)
+		}
+	}
+	return nil
 }
 
 func deed(e *Entry) string {
