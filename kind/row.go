@@ -8,6 +8,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"proa.dev/kind/validate"
 )
 
 // Names are the words of a row: how the kind is called, where it lives and
@@ -111,7 +113,7 @@ func erase[T any, P pointer[T]](r Row[P]) *Kind {
 	k.PrepareCreate = create(r.PrepareCreate)
 	k.PrepareUpdate = update(r.PrepareUpdate)
 	if f := r.Validate; f != nil {
-		k.Validate = func(obj Object) field.ErrorList { return f(obj.(P)) }
+		k.Validate = func(obj Object) field.ErrorList { return validate.Shown(f(obj.(P))) }
 	}
 	k.ValidateUpdate = check(r.ValidateUpdate)
 	if f := r.Warnings; f != nil {
@@ -213,5 +215,5 @@ func check[P Object](f func(new, old P) field.ErrorList) func(new, old Object) f
 	if f == nil {
 		return nil
 	}
-	return func(new, old Object) field.ErrorList { return f(new.(P), old.(P)) }
+	return func(new, old Object) field.ErrorList { return validate.Shown(f(new.(P), old.(P))) }
 }

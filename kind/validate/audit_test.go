@@ -252,7 +252,7 @@ func TestStorageKinds(t *testing.T) {
 	})
 	checkUpdate(t, clusterMeta+"spec: {drivers: [{name: d.example.com, nodeID: a, topologyKeys: [k]}]}\n", CSINodeUpdate, []change[storagev1.CSINode]{
 		{"node", func(n *storagev1.CSINode) { n.Spec.Drivers[0].NodeID = "b" },
-			[]string{`spec.drivers: Invalid value: {"name":"d.example.com","nodeID":"b","topologyKeys":["k"]}: field is immutable`}},
+			[]string{`spec.drivers: Invalid value: {"Name":"d.example.com","NodeID":"b","TopologyKeys":["k"],"Allocatable":null}: field is immutable`}},
 		{"key", func(n *storagev1.CSINode) {
 			n.Spec.Drivers = append(n.Spec.Drivers, storagev1.CSINodeDriver{Name: "e", NodeID: "b", TopologyKeys: []string{"k", "k"}})
 		},
@@ -315,7 +315,7 @@ func TestPolicyRules(t *testing.T) {
 		{"other names", func(q *corev1.ResourceQuota) { q.Spec.Hard["count/jobs.batch"] = resource.MustParse("1") }, nil},
 		{"scratch", func(q *corev1.ResourceQuota) {
 			q.Spec.Hard["requests.ephemeral-storage"], q.Spec.ScopeSelector.MatchExpressions[0].ScopeName = resource.MustParse("1"), "Terminating"
-		}, []string{`spec.scopeSelector.matchExpressions: Invalid value: {"matchExpressions":[{"scopeName":"Terminating","operator":"Exists"}]}: unsupported scope applied to resource`}},
+		}, []string{`spec.scopeSelector.matchExpressions: Invalid value: {"MatchExpressions":[{"ScopeName":"Terminating","Operator":"Exists","Values":null}]}: unsupported scope applied to resource`}},
 	})
 	binding := namespacedMeta + "roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: r}\nsubjects: [{kind: User, apiGroup: rbac.authorization.k8s.io, name: u}]\n"
 	checkNew(t, binding, RoleBinding, []change[rbacv1.RoleBinding]{

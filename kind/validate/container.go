@@ -3,6 +3,7 @@ package validate
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,7 +20,7 @@ type podContext struct {
 	graceSeconds  *int64
 	hostUsers     *bool
 	os            *corev1.PodOS
-	oldIPs        []string
+	old           *corev1.PodSpec
 	podResources  bool
 	restartPolicy corev1.RestartPolicy
 }
@@ -55,7 +56,6 @@ func initContainers(list, regular []corev1.Container, pc *podContext, path *fiel
 	for i := range list {
 		c, p := &list[i], path.Index(i)
 		errs = append(errs, containerCommon(c, pc, p)...)
-		sidecar := c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
 		errs = append(errs, containerRestartPolicy(c, p)...)
 		if names.Has(c.Name) {
 			errs = append(errs, field.Duplicate(p.Child("name"), c.Name))
@@ -64,7 +64,7 @@ func initContainers(list, regular []corev1.Container, pc *podContext, path *fiel
 		}
 		// Init containers run one by one, so only the ports within one can conflict.
 		errs = append(errs, hostPortConflicts([]corev1.Container{*c}, path)...)
-		if sidecar {
+		if sidecar(c) {
 			errs = append(errs, lifecycle(c.Lifecycle, pc, p.Child("lifecycle"))...)
 			errs = append(errs, livenessProbe(c.LivenessProbe, p.Child("livenessProbe"))...)
 			errs = append(errs, readinessProbe(c.ReadinessProbe, p.Child("readinessProbe"))...)
@@ -84,8 +84,30 @@ func initContainers(list, regular []corev1.Container, pc *podContext, path *fiel
 		if c.StartupProbe != nil {
 			errs = append(errs, field.Forbidden(p.Child("startupProbe"), msg))
 		}
+		if pc.old != nil && restartsOnResize(pc.old.InitContainers) {
+			continue
+		}
+		for j, policy := range c.ResizePolicy {
+			if policy.RestartPolicy == corev1.RestartContainer {
+				errs = append(errs, field.Invalid(p.Child("resizePolicy").Index(j).Child("restartPolicy"), policy.RestartPolicy, "must not be set to 'RestartContainer' for non-sidecar initContainers"))
+			}
+		}
 	}
 	return errs
+}
+
+// restartsOnResize says whether a container that runs before the regular ones, and
+// ends, asks for a restart when its resources change, as was allowed once.
+func restartsOnResize(inits []corev1.Container) bool {
+	return slices.ContainsFunc(inits, func(c corev1.Container) bool {
+		return !sidecar(&c) && slices.ContainsFunc(c.ResizePolicy, func(p corev1.ContainerResizePolicy) bool {
+			return p.RestartPolicy == corev1.RestartContainer
+		})
+	})
+}
+
+func sidecar(c *corev1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
 }
 
 // ephemeralFields are the only fields that a debugging container may set.
@@ -108,6 +130,7 @@ func ephemeralContainers(list []corev1.EphemeralContainer, regular, inits []core
 		ec, p := &list[i], path.Index(i)
 		c := corev1.Container(ec.EphemeralContainerCommon)
 		errs = append(errs, containerCommon(&c, pc, p)...)
+		errs = append(errs, imageSpaces(&c, p)...)
 		if names.Has(ec.Name) {
 			errs = append(errs, field.Duplicate(p.Child("name"), ec.Name))
 		}
@@ -143,7 +166,7 @@ func containerCommon(c *corev1.Container, pc *podContext, path *field.Path) fiel
 	}
 	errs = append(errs, required(c.Image, path.Child("image"))...)
 	errs = append(errs, requiredSupported(c.TerminationMessagePolicy, path.Child("terminationMessagePolicy"),
-		corev1.TerminationMessageFallbackToLogsOnError, corev1.TerminationMessageReadFile)...)
+		corev1.TerminationMessageReadFile, corev1.TerminationMessageFallbackToLogsOnError)...)
 
 	mounts, devices := sets.New[string](), sets.New[string]()
 	mountPaths, devicePaths := sets.New[string](), sets.New[string]()
@@ -155,10 +178,10 @@ func containerCommon(c *corev1.Container, pc *podContext, path *field.Path) fiel
 		devices.Insert(d.Name)
 		devicePaths.Insert(d.DevicePath)
 	}
-	errs = append(errs, containerPorts(c.Ports, pc, path.Child("ports"))...)
+	errs = append(errs, containerPorts(c.Ports, path.Child("ports"))...)
 	errs = append(errs, env(c.Env, path.Child("env"))...)
 	errs = append(errs, envFrom(c.EnvFrom, path.Child("envFrom"))...)
-	errs = append(errs, volumeMounts(c, pc, devicePaths, path.Child("volumeMounts"))...)
+	errs = append(errs, volumeMounts(c, pc, devices, devicePaths, path.Child("volumeMounts"))...)
 	errs = append(errs, volumeDevices(c.VolumeDevices, mounts, mountPaths, pc, path.Child("volumeDevices"))...)
 	errs = append(errs, requiredSupported(c.ImagePullPolicy, path.Child("imagePullPolicy"),
 		corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)...)
@@ -177,8 +200,8 @@ func resizePolicy(policies []corev1.ContainerResizePolicy, restart corev1.Restar
 		seen.Insert(p.ResourceName)
 		errs = append(errs, requiredSupported(p.ResourceName, path, corev1.ResourceCPU, corev1.ResourceMemory)...)
 		errs = append(errs, requiredSupported(p.RestartPolicy, path, corev1.NotRequired, corev1.RestartContainer)...)
-		if restart == corev1.RestartPolicyNever && p.RestartPolicy != corev1.NotRequired && p.RestartPolicy != "" {
-			errs = append(errs, field.Invalid(path, p.RestartPolicy, "must be 'NotRequired' when `restartPolicy` is 'Never'"))
+		if restart == corev1.RestartPolicyNever && p.RestartPolicy != corev1.NotRequired {
+			errs = append(errs, field.Invalid(path, p.RestartPolicy, "must be 'NotRequired' when pod `restartPolicy` is 'Never'"))
 		}
 	}
 	return errs
@@ -196,7 +219,7 @@ func containerRestartPolicy(c *corev1.Container, path *field.Path) field.ErrorLi
 			corev1.ContainerRestartPolicyAlways, corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure)...)
 	}
 	if len(c.RestartPolicyRules) > 20 {
-		errs = append(errs, field.TooLong(rules, len(c.RestartPolicyRules), 20))
+		errs = append(errs, field.TooMany(rules, len(c.RestartPolicyRules), 20))
 	}
 	for i, r := range c.RestartPolicyRules {
 		p := rules.Index(i)
@@ -208,13 +231,13 @@ func containerRestartPolicy(c *corev1.Container, path *field.Path) field.ErrorLi
 		errs = append(errs, supported(r.ExitCodes.Operator, p.Child("exitCodes", "operator"),
 			corev1.ContainerRestartRuleOnExitCodesOpIn, corev1.ContainerRestartRuleOnExitCodesOpNotIn)...)
 		if len(r.ExitCodes.Values) > 255 {
-			errs = append(errs, field.TooLong(p.Child("exitCodes", "values"), len(r.ExitCodes.Values), 255))
+			errs = append(errs, field.TooMany(p.Child("exitCodes", "values"), len(r.ExitCodes.Values), 255))
 		}
 	}
 	return errs
 }
 
-func containerPorts(ports []corev1.ContainerPort, pc *podContext, path *field.Path) field.ErrorList {
+func containerPorts(ports []corev1.ContainerPort, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	names := sets.New[string]()
 	for i, port := range ports {
@@ -237,9 +260,6 @@ func containerPorts(ports []corev1.ContainerPort, pc *podContext, path *field.Pa
 			errs = append(errs, portNumber(port.HostPort, p.Child("hostPort"))...)
 		}
 		errs = append(errs, requiredSupported(port.Protocol, p.Child("protocol"), corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
-		if port.HostIP != "" {
-			errs = append(errs, legacyIP(port.HostIP, p.Child("hostIP"), pc.oldIPs)...)
-		}
 	}
 	return errs
 }
@@ -384,7 +404,9 @@ func handler(h anyHandler, graceSeconds *int64, path *field.Path) field.ErrorLis
 	return errs
 }
 
-func volumeMounts(c *corev1.Container, pc *podContext, devicePaths sets.Set[string], path *field.Path) field.ErrorList {
+// volumeMounts checks where the volumes appear. The paths of what stands within a
+// mount's own options lack its number, as upstream's do.
+func volumeMounts(c *corev1.Container, pc *podContext, devices, devicePaths sets.Set[string], path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	seen := sets.New[string]()
 	for i := range c.VolumeMounts {
@@ -401,24 +423,27 @@ func volumeMounts(c *corev1.Container, pc *podContext, devicePaths sets.Set[stri
 		if devicePaths.Has(m.MountPath) {
 			errs = append(errs, field.Invalid(p.Child("mountPath"), m.MountPath, "must not already exist as a path in volumeDevices"))
 		}
+		if devices.Has(m.Name) {
+			errs = append(errs, field.Invalid(p.Child("name"), m.Name, "must not already exist in volumeDevices"))
+		}
 		if m.SubPath != "" {
-			errs = append(errs, descendingPath(m.SubPath, p.Child("subPath"))...)
+			errs = append(errs, descendingPath(m.SubPath, path.Child("subPath"))...)
 		}
 		if m.SubPathExpr != "" {
 			if m.SubPath != "" {
-				errs = append(errs, field.Invalid(p.Child("subPathExpr"), m.SubPathExpr, "subPathExpr and subPath are mutually exclusive"))
+				errs = append(errs, field.Invalid(path.Child("subPathExpr"), m.SubPathExpr, "subPathExpr and subPath are mutually exclusive"))
 			}
-			errs = append(errs, descendingPath(m.SubPathExpr, p.Child("subPathExpr"))...)
+			errs = append(errs, descendingPath(m.SubPathExpr, path.Child("subPathExpr"))...)
 		}
 		if m.MountPropagation != nil {
-			pp := p.Child("mountPropagation")
+			pp := path.Child("mountPropagation")
 			errs = append(errs, supported(*m.MountPropagation, pp, corev1.MountPropagationBidirectional, corev1.MountPropagationHostToContainer, corev1.MountPropagationNone)...)
 			privileged := c.SecurityContext != nil && c.SecurityContext.Privileged != nil && *c.SecurityContext.Privileged
 			if *m.MountPropagation == corev1.MountPropagationBidirectional && !privileged {
 				errs = append(errs, field.Forbidden(pp, "Bidirectional mount propagation is available only to privileged containers"))
 			}
 		}
-		errs = append(errs, recursiveReadOnly(m, p.Child("recursiveReadOnly"))...)
+		errs = append(errs, recursiveReadOnly(m, path.Child("recursiveReadOnly"))...)
 	}
 	return errs
 }

@@ -16,9 +16,17 @@
 // (creation time, UID) and the resource version to be filled in as the server does
 // before it validates.
 //
-// Fields that only take effect behind an alpha feature are checked for shape only.
-// Of the rules that upstream relaxes for objects stored before the rule existed, only
-// those about the form of IP addresses and ranges are relaxed here, in updates.
+// Fields behind a gate that is off never get here (package kind drops them); values
+// behind such a gate are refused unless the old object has them. Of the rules that
+// upstream relaxes for objects stored before the rule existed, those are relaxed here
+// whose objects an older release may have left behind: the form of IP addresses and
+// ranges, values of label selectors, names of secrets in volumes, wildcard hosts and
+// backends of ingresses, API groups of data sources, endpoints that do not change,
+// sysctls of the host, block devices with a user namespace, restarts of init containers
+// on resize.
+//
+// The values within errors are Go structs of k8s.io/api; Shown gives them upstream's
+// looks and is called for every row where the row is made.
 //
 // One thing is read from outside: CronJob looks its time zone up in the time zone
 // database (Go's, or the machine's).

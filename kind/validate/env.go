@@ -65,16 +65,15 @@ func envSource(v *corev1.EnvVar, path *field.Path) field.ErrorList {
 		if r.Path == "" {
 			errs = append(errs, field.Required(p.Child("path"), ""))
 		} else {
-			errs = append(errs, nonReservedPath(r.Path, p.Child("path"))...)
+			errs = append(errs, noBacksteps(r.Path, p.Child("path"))...)
 		}
 	}
 	if count == 0 {
-		errs = append(errs, field.Invalid(path, "", "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`"))
+		errs = append(errs, field.Invalid(path, "", "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"))
+		return errs
 	}
 	if v.Value != "" {
-		if count != 0 {
-			errs = append(errs, field.Invalid(path, "", "may not be specified when `value` is not empty"))
-		}
+		errs = append(errs, field.Invalid(path, "", "may not be specified when `value` is not empty"))
 	} else if count > 1 {
 		errs = append(errs, field.Invalid(path, "", onlyOneField))
 	}
@@ -82,7 +81,7 @@ func envSource(v *corev1.EnvVar, path *field.Path) field.ErrorList {
 }
 
 func keyRef(name, key string, path *field.Path) field.ErrorList {
-	errs := required(name, path.Child("name"))
+	errs := invalid(path.Child("name"), name, NameDNSSubdomain(name, false))
 	if key == "" {
 		return append(errs, field.Required(path.Child("key"), ""))
 	}
@@ -154,13 +153,12 @@ func resourceFieldRef(ref *corev1.ResourceFieldSelector, volume bool, path *fiel
 	if ref.Resource == "" {
 		return field.ErrorList{field.Required(path.Child("resource"), "")}
 	}
+	var errs field.ErrorList
 	hugepages := strings.HasPrefix(ref.Resource, "limits.hugepages-") || strings.HasPrefix(ref.Resource, "requests.hugepages-")
 	if !hugepages {
-		if errs := supported(ref.Resource, path.Child("resource"), resourceFieldPaths...); len(errs) > 0 {
-			return errs
-		}
+		errs = append(errs, supported(ref.Resource, path.Child("resource"), resourceFieldPaths...)...)
 	}
-	return divisor(ref, path)
+	return append(errs, divisor(ref, path)...)
 }
 
 var (
@@ -200,11 +198,11 @@ func envFrom(sources []corev1.EnvFromSource, path *field.Path) field.ErrorList {
 		count := 0
 		if s.ConfigMapRef != nil {
 			count++
-			errs = append(errs, required(s.ConfigMapRef.Name, p.Child("configMapRef", "name"))...)
+			errs = append(errs, invalid(p.Child("configMapRef", "name"), s.ConfigMapRef.Name, NameDNSSubdomain(s.ConfigMapRef.Name, true))...)
 		}
 		if s.SecretRef != nil {
 			count++
-			errs = append(errs, required(s.SecretRef.Name, p.Child("secretRef", "name"))...)
+			errs = append(errs, invalid(p.Child("secretRef", "name"), s.SecretRef.Name, NameDNSSubdomain(s.SecretRef.Name, true))...)
 		}
 		if count == 0 {
 			errs = append(errs, field.Invalid(path, "", "must specify one of: `configMapRef` or `secretRef`"))

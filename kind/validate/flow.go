@@ -23,7 +23,7 @@ func RuntimeClass(rc *nodev1.RuntimeClass) field.ErrorList {
 	if s := rc.Scheduling; s != nil {
 		p := field.NewPath("scheduling")
 		errs = append(errs, labels(s.NodeSelector, p.Child("nodeSelector"))...)
-		errs = append(errs, tolerations(s.Tolerations, p.Child("tolerations"))...)
+		errs = append(errs, tolerations(s.Tolerations, nil, p.Child("tolerations"))...)
 		for i := range s.Tolerations {
 			for j := range i {
 				if equality.Semantic.DeepEqual(s.Tolerations[i], s.Tolerations[j]) {

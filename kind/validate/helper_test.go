@@ -29,7 +29,7 @@ func parse[T any](t *testing.T, text string) *T {
 func same(t *testing.T, got field.ErrorList, want []string) {
 	t.Helper()
 	var texts []string
-	for _, e := range got {
+	for _, e := range Shown(got) {
 		texts = append(texts, e.Error())
 	}
 	slices.Sort(texts)

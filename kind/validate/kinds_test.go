@@ -114,7 +114,7 @@ func TestCluster(t *testing.T) {
 	checkUpdate(t, clusterMeta+"spec: {podCIDR: 10.1.0.0/24, podCIDRs: [10.1.0.0/24]}\n", NodeUpdate, []change[corev1.Node]{
 		{"taint", func(n *corev1.Node) {
 			n.Spec.Taints = []corev1.Taint{{Key: "a", Effect: "NoSchedule"}, {Key: "a", Value: "b", Effect: "NoSchedule"}}
-		}, []string{`metadata.taints[1]: Duplicate value: {"key":"a","value":"b","effect":"NoSchedule"}: taints must be unique by key and effect pair`}},
+		}, []string{`metadata.taints[1]: Duplicate value: {"Key":"a","Value":"b","Effect":"NoSchedule","TimeAdded":null}: taints must be unique by key and effect pair`}},
 		{"range", func(n *corev1.Node) { n.Spec.PodCIDRs = []string{"10.2.0.0/24"} }, []string{
 			`spec.podCIDRs: Forbidden: node updates may not change podCIDR except from "" to valid`}},
 	})

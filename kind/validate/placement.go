@@ -2,6 +2,8 @@ package validate
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -34,7 +36,7 @@ func affinity(a *corev1.Affinity, path *field.Path) field.ErrorList {
 			if term.Weight <= 0 || term.Weight > 100 {
 				errs = append(errs, field.Invalid(tp.Child("weight"), term.Weight, weightRange))
 			}
-			errs = append(errs, nodeSelectorTerm(term.Preference, tp.Child("preference"))...)
+			errs = append(errs, nodeSelectorTerm(term.Preference, false, tp.Child("preference"))...)
 		}
 	}
 	if pa := a.PodAffinity; pa != nil {
@@ -53,15 +55,17 @@ func nodeSelector(s *corev1.NodeSelector, path *field.Path) field.ErrorList {
 	}
 	var errs field.ErrorList
 	for i, term := range s.NodeSelectorTerms {
-		errs = append(errs, nodeSelectorTerm(term, p.Index(i))...)
+		errs = append(errs, nodeSelectorTerm(term, true, p.Index(i))...)
 	}
 	return errs
 }
 
-func nodeSelectorTerm(term corev1.NodeSelectorTerm, path *field.Path) field.ErrorList {
+// nodeSelectorTerm checks one of the alternatives; a preference may name values that no
+// node can have.
+func nodeSelectorTerm(term corev1.NodeSelectorTerm, strict bool, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i, r := range term.MatchExpressions {
-		errs = append(errs, nodeLabelRequirement(r, path.Child("matchExpressions").Index(i))...)
+		errs = append(errs, nodeLabelRequirement(r, strict, path.Child("matchExpressions").Index(i))...)
 	}
 	for i, r := range term.MatchFields {
 		errs = append(errs, nodeFieldRequirement(r, path.Child("matchFields").Index(i))...)
@@ -69,7 +73,7 @@ func nodeSelectorTerm(term corev1.NodeSelectorTerm, path *field.Path) field.Erro
 	return errs
 }
 
-func nodeLabelRequirement(r corev1.NodeSelectorRequirement, path *field.Path) field.ErrorList {
+func nodeLabelRequirement(r corev1.NodeSelectorRequirement, strict bool, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	switch r.Operator {
 	case corev1.NodeSelectorOpIn, corev1.NodeSelectorOpNotIn:
@@ -89,7 +93,9 @@ func nodeLabelRequirement(r corev1.NodeSelectorRequirement, path *field.Path) fi
 	}
 	errs = append(errs, labelName(r.Key, path.Child("key"))...)
 	for i, v := range r.Values {
-		errs = append(errs, invalid(path.Child("values").Index(i), v, validation.IsValidLabelValue(v))...)
+		if strict {
+			errs = append(errs, invalid(path.Child("values").Index(i), v, validation.IsValidLabelValue(v))...)
+		}
 	}
 	return errs
 }
@@ -142,59 +148,46 @@ func podAffinityTerm(t *corev1.PodAffinityTerm, path *field.Path) field.ErrorLis
 }
 
 // matchLabelKeys checks the keys whose values the server merges into a term's
-// selector. After the merge a key stands in the selector too, as the last
-// requirements, so only keys that appear there more than once are wrong.
+// selector. The merged requirements stand last in it, so a key is wrong only when the
+// selector already had it. Upstream places that error at the term itself, with the
+// key's number, and looks at the keys to match only.
 func matchLabelKeys(match, mismatch []string, sel *metav1.LabelSelector, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if len(match)+len(mismatch) == 0 {
-		return nil
-	}
-	if sel == nil {
-		if len(match) > 0 {
-			errs = append(errs, field.Forbidden(path.Child("matchLabelKeys"), "must not be specified when labelSelector is not set"))
+	errs := labelKeys(match, sel, path.Child("matchLabelKeys"))
+	errs = append(errs, labelKeys(mismatch, sel, path.Child("mismatchLabelKeys"))...)
+	if sel != nil {
+		seen := sets.KeySet(sel.MatchLabels)
+		for _, r := range sel.MatchExpressions {
+			if i := slices.Index(match, r.Key); i >= 0 && seen.Has(r.Key) {
+				errs = append(errs, field.Invalid(path.Index(i), r.Key, "exists in both matchLabelKeys and labelSelector"))
+			}
+			seen.Insert(r.Key)
 		}
-		if len(mismatch) > 0 {
-			errs = append(errs, field.Forbidden(path.Child("mismatchLabelKeys"), "must not be specified when labelSelector is not set"))
-		}
 	}
-	matches := sets.New[string]()
 	for i, key := range match {
-		errs = append(errs, labelName(key, path.Child("matchLabelKeys").Index(i))...)
-		if countKey(sel, key) > 1 {
-			errs = append(errs, field.Invalid(path.Child("matchLabelKeys").Index(i), key, "exists in both matchLabelKeys and labelSelector"))
-		}
-		matches.Insert(key)
-	}
-	for i, key := range mismatch {
-		p := path.Child("mismatchLabelKeys").Index(i)
-		errs = append(errs, labelName(key, p)...)
-		if countKey(sel, key) > 1 {
-			errs = append(errs, field.Invalid(p, key, "exists in both mismatchLabelKeys and labelSelector"))
-		}
-		if matches.Has(key) {
-			errs = append(errs, field.Invalid(p, key, "exists in both matchLabelKeys and mismatchLabelKeys"))
+		if slices.Contains(mismatch, key) {
+			errs = append(errs, field.Invalid(path.Child("matchLabelKeys").Index(i), key, "exists in both matchLabelKeys and mismatchLabelKeys"))
 		}
 	}
 	return errs
 }
 
-func countKey(sel *metav1.LabelSelector, key string) int {
+func labelKeys(keys []string, sel *metav1.LabelSelector, path *field.Path) field.ErrorList {
+	if len(keys) == 0 {
+		return nil
+	}
 	if sel == nil {
-		return 0
+		return field.ErrorList{field.Forbidden(path, "must not be specified when labelSelector is not set")}
 	}
-	n := 0
-	if _, ok := sel.MatchLabels[key]; ok {
-		n++
+	var errs field.ErrorList
+	for i, key := range keys {
+		errs = append(errs, labelName(key, path.Index(i))...)
 	}
-	for _, r := range sel.MatchExpressions {
-		if r.Key == key {
-			n++
-		}
-	}
-	return n
+	return errs
 }
 
-func tolerations(list []corev1.Toleration, path *field.Path) field.ErrorList {
+// tolerations checks what taints a pod bears. Comparisons of numbers lie behind a gate
+// that is off (TaintTolerationComparisonOperators): only a pod that has one keeps it.
+func tolerations(list []corev1.Toleration, old *corev1.PodSpec, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i := range list {
 		t, p := &list[i], path.Index(i)
@@ -214,19 +207,31 @@ func tolerations(list []corev1.Toleration, path *field.Path) field.ErrorList {
 			}
 		case corev1.TolerationOpExists:
 			if t.Value != "" {
-				errs = append(errs, field.Invalid(p.Child("operator"), *t, "value must be empty when `operator` is 'Exists'"))
+				errs = append(errs, field.Invalid(p.Child("operator"), t.Value, "value must be empty when `operator` is 'Exists'"))
 			}
 		case corev1.TolerationOpLt, corev1.TolerationOpGt:
+			if old == nil || !slices.ContainsFunc(old.Tolerations, comparesNumbers) {
+				errs = append(errs, field.NotSupported(p.Child("operator"), t.Operator,
+					[]corev1.TolerationOperator{corev1.TolerationOpEqual, corev1.TolerationOpExists, corev1.TolerationOpLt, corev1.TolerationOpGt}))
+				break
+			}
 			errs = append(errs, invalid(p.Child("value"), t.Value, content.IsDecimalInteger(t.Value))...)
+			if _, err := strconv.ParseInt(t.Value, 10, 64); err != nil {
+				errs = append(errs, field.Invalid(p.Child("value"), t.Value, err.Error()))
+			}
 		default:
 			errs = append(errs, field.NotSupported(p.Child("operator"), t.Operator,
-				[]corev1.TolerationOperator{corev1.TolerationOpEqual, corev1.TolerationOpExists, corev1.TolerationOpGt, corev1.TolerationOpLt}))
+				[]corev1.TolerationOperator{corev1.TolerationOpEqual, corev1.TolerationOpExists}))
 		}
 		if t.Effect != "" {
 			errs = append(errs, taintEffect(t.Effect, p.Child("effect"))...)
 		}
 	}
 	return errs
+}
+
+func comparesNumbers(t corev1.Toleration) bool {
+	return t.Operator == corev1.TolerationOpLt || t.Operator == corev1.TolerationOpGt
 }
 
 func taintEffect(e corev1.TaintEffect, path *field.Path) field.ErrorList {
@@ -252,7 +257,7 @@ func topologySpread(list []corev1.TopologySpreadConstraint, path *field.Path) fi
 		seen.Insert(pair)
 		if c.MinDomains != nil {
 			errs = append(errs, positive(int64(*c.MinDomains), p.Child("minDomains"))...)
-			if c.WhenUnsatisfiable == corev1.ScheduleAnyway {
+			if c.WhenUnsatisfiable != corev1.DoNotSchedule {
 				errs = append(errs, field.Invalid(p.Child("minDomains"), *c.MinDomains, fmt.Sprintf("can only use minDomains if whenUnsatisfiable=%s, not %s", corev1.DoNotSchedule, c.WhenUnsatisfiable)))
 			}
 		}

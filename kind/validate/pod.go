@@ -25,17 +25,81 @@ func Pod(pod *corev1.Pod) field.ErrorList {
 	if pod.Spec.NodeName != "" && len(pod.Spec.SchedulingGates) != 0 {
 		errs = append(errs, field.Forbidden(spec().Child("nodeName"), "cannot be set until all schedulingGates have been cleared"))
 	}
-	return append(errs, podIPs(pod, nil)...)
+	errs = append(errs, seccompMatches(pod)...)
+	return append(errs, appArmorMatches(pod)...)
+}
+
+// seccompMatches checks that the annotations of old and the fields say the same.
+func seccompMatches(pod *corev1.Pod) field.ErrorList {
+	var errs field.ErrorList
+	check := func(key string, p *corev1.SeccompProfile, path *field.Path) {
+		old, ok := pod.Annotations[key]
+		if !ok || p == nil {
+			return
+		}
+		errs = append(errs, profileMatches(old, string(p.Type), p.LocalhostProfile, "seccomp", path.Child("seccompProfile"))...)
+	}
+	if sc := pod.Spec.SecurityContext; sc != nil {
+		check(seccompPodAnnotation, sc.SeccompProfile, spec().Child("securityContext"))
+	}
+	eachContainer(&pod.Spec, spec(), func(c *corev1.EphemeralContainerCommon, path *field.Path) {
+		if c.SecurityContext != nil {
+			check(seccompContainerPrefix+c.Name, c.SecurityContext.SeccompProfile, path.Child("securityContext"))
+		}
+	})
+	return errs
+}
+
+func appArmorMatches(pod *corev1.Pod) field.ErrorList {
+	if pod.Spec.OS != nil && pod.Spec.OS.Name == corev1.Windows {
+		return nil
+	}
+	var errs field.ErrorList
+	eachContainer(&pod.Spec, spec(), func(c *corev1.EphemeralContainerCommon, path *field.Path) {
+		var p *corev1.AppArmorProfile
+		if pod.Spec.SecurityContext != nil {
+			p = pod.Spec.SecurityContext.AppArmorProfile
+		}
+		if c.SecurityContext != nil && c.SecurityContext.AppArmorProfile != nil {
+			p = c.SecurityContext.AppArmorProfile
+		}
+		if old, ok := pod.Annotations[appArmorAnnotation+c.Name]; ok && p != nil {
+			errs = append(errs, profileMatches(old, string(p.Type), p.LocalhostProfile, "apparmor", path.Child("securityContext", "appArmorProfile"))...)
+		}
+	})
+	return errs
+}
+
+// profileMatches compares a profile with the annotation that used to name it. The three
+// types of profiles have the same names for seccomp and AppArmor.
+func profileMatches(old, kind string, local *string, what string, path *field.Path) field.ErrorList {
+	same := true
+	switch corev1.SeccompProfileType(kind) {
+	case corev1.SeccompProfileTypeUnconfined:
+		same = old == "unconfined"
+	case corev1.SeccompProfileTypeRuntimeDefault:
+		same = old == "runtime/default" || (what == "seccomp" && old == "docker/default")
+	case corev1.SeccompProfileTypeLocalhost:
+		name, ok := strings.CutPrefix(old, localhostProfilePrefix)
+		if ok && (local == nil || *local != name) {
+			return field.ErrorList{field.Forbidden(path.Child("localhostProfile"), what+" profile in annotation and field must match")}
+		}
+		same = ok
+	}
+	if same {
+		return nil
+	}
+	return field.ErrorList{field.Forbidden(path.Child("type"), what+" type in annotation and field must match")}
 }
 
 func podMetaAndSpec(pod, old *corev1.Pod) field.ErrorList {
 	errs := ObjectMeta(&pod.ObjectMeta, true, NameDNSSubdomain, meta())
 	errs = append(errs, podAnnotations(pod.Annotations, &pod.Spec, meta().Child("annotations"))...)
-	var oldIPs []string
+	var was *corev1.PodSpec
 	if old != nil {
-		oldIPs = podSpecIPs(&old.Spec)
+		was = &old.Spec
 	}
-	errs = append(errs, podSpec(&pod.Spec, &pod.ObjectMeta, oldIPs, spec())...)
+	errs = append(errs, podSpec(&pod.Spec, &pod.ObjectMeta, was, spec())...)
 	if pod.Spec.ServiceAccountName == "" {
 		for v := range pod.Spec.Volumes {
 			if pod.Spec.Volumes[v].Projected == nil {
@@ -48,18 +112,20 @@ func podMetaAndSpec(pod, old *corev1.Pod) field.ErrorList {
 			}
 		}
 	}
-	errs = append(errs, imageSpaces(pod.Spec.Containers, spec().Child("containers"))...)
-	return append(errs, imageSpaces(pod.Spec.InitContainers, spec().Child("initContainers"))...)
-}
-
-func imageSpaces(list []corev1.Container, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	for i := range list {
-		if image := list[i].Image; image != strings.TrimSpace(image) {
-			errs = append(errs, field.Invalid(path.Index(i).Child("image"), image, "must not have leading or trailing whitespace"))
-		}
+	for i := range pod.Spec.Containers {
+		errs = append(errs, imageSpaces(&pod.Spec.Containers[i], spec().Child("containers").Index(i))...)
+	}
+	for i := range pod.Spec.InitContainers {
+		errs = append(errs, imageSpaces(&pod.Spec.InitContainers[i], spec().Child("initContainers").Index(i))...)
 	}
 	return errs
+}
+
+func imageSpaces(c *corev1.Container, path *field.Path) field.ErrorList {
+	if c.Image != strings.TrimSpace(c.Image) {
+		return field.ErrorList{field.Invalid(path.Child("image"), c.Image, "must not have leading or trailing whitespace")}
+	}
+	return nil
 }
 
 func podSpecIPs(ps *corev1.PodSpec) []string {
@@ -70,45 +136,43 @@ func podSpecIPs(ps *corev1.PodSpec) []string {
 	if ps.DNSConfig != nil {
 		ips = append(ips, ps.DNSConfig.Nameservers...)
 	}
-	for i := range ps.Containers {
-		for _, p := range ps.Containers[i].Ports {
-			ips = append(ips, p.HostIP)
-		}
-	}
 	return ips
 }
 
-// podIPs checks the addresses in a pod's status.
-func podIPs(pod, old *corev1.Pod) field.ErrorList {
+// statusIPs checks a list of addresses in a pod's status: one, or one of each family.
+// Those that stand there already may stay as they are.
+func statusIPs(now, old []string, shown any, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	path := status().Child("podIPs")
-	var known []string
-	if old != nil {
-		for _, ip := range old.Status.PodIPs {
-			known = append(known, ip.IP)
-		}
+	for i, ip := range now {
+		errs = append(errs, legacyIP(ip, path.Index(i), old)...)
 	}
-	for i, ip := range pod.Status.PodIPs {
-		errs = append(errs, legacyIP(ip.IP, path.Index(i), known)...)
-	}
-	if len(errs) > 0 || len(pod.Status.PodIPs) < 2 {
+	if len(now) < 2 {
 		return errs
 	}
-	var ips []string
-	for _, ip := range pod.Status.PodIPs {
-		ips = append(ips, ip.IP)
+	dual, err := netutils.IsDualStackIPStrings(now)
+	if err != nil {
+		errs = append(errs, field.InternalError(path, fmt.Errorf("failed to check for dual stack with error:%v", err)))
 	}
-	if dual, _ := netutils.IsDualStackIPStrings(ips); !dual || len(ips) > 2 {
-		errs = append(errs, field.Invalid(path, pod.Status.PodIPs, "may specify no more than one IP for each IP family"))
-	}
-	seen := sets.New[string]()
-	for i, ip := range ips {
-		if seen.Has(ip) {
-			errs = append(errs, field.Duplicate(path.Index(i), pod.Status.PodIPs[i]))
-		}
-		seen.Insert(ip)
+	if !dual || len(now) > 2 {
+		errs = append(errs, field.Invalid(path, shown, "may specify no more than one IP for each IP family"))
 	}
 	return errs
+}
+
+func podIPs(pod *corev1.Pod) []string {
+	var out []string
+	for _, ip := range pod.Status.PodIPs {
+		out = append(out, ip.IP)
+	}
+	return out
+}
+
+func hostIPs(pod *corev1.Pod) []string {
+	var out []string
+	for _, ip := range pod.Status.HostIPs {
+		out = append(out, ip.IP)
+	}
+	return out
 }
 
 const (
@@ -122,8 +186,6 @@ const (
 	localhostProfilePrefix   = "localhost/"
 	notDeletionCost          = "must be a 32bit integer"
 	mirrorNeedsNode          = "must set spec.nodeName if mirror pod annotation is set"
-	mirrorUpdate             = "may not remove or update mirror pod annotation"
-	appArmorUpdate           = "may not update AppArmor annotations"
 	annotationContainerUnset = "container not found"
 )
 
@@ -139,9 +201,7 @@ func podAnnotations(values map[string]string, ps *corev1.PodSpec, path *field.Pa
 		}
 	}
 	names := sets.New[string]()
-	for _, c := range slices.Concat(ps.InitContainers, ps.Containers) {
-		names.Insert(c.Name)
-	}
+	eachContainer(ps, nil, func(c *corev1.EphemeralContainerCommon, _ *field.Path) { names.Insert(c.Name) })
 	for _, key := range sets.List(sets.KeySet(values)) {
 		v := values[key]
 		if name, ok := strings.CutPrefix(key, appArmorAnnotation); ok {
@@ -171,11 +231,15 @@ func podAnnotationUpdates(new, old *corev1.Pod, path *field.Path) field.ErrorLis
 		if had == has && was == is {
 			continue
 		}
+		deed := "may not add "
+		if had {
+			deed = "may not remove or update "
+		}
 		if strings.HasPrefix(key, appArmorAnnotation) {
-			errs = append(errs, field.Forbidden(path.Key(key), appArmorUpdate))
+			errs = append(errs, field.Forbidden(path.Key(key), deed+"AppArmor annotations"))
 		}
 		if key == mirrorAnnotation {
-			errs = append(errs, field.Forbidden(path.Key(key), mirrorUpdate))
+			errs = append(errs, field.Forbidden(path.Key(key), deed+"mirror pod annotation"))
 		}
 	}
 	return errs
@@ -270,7 +334,7 @@ func removedGates(new, old []corev1.PodSchedulingGate, path *field.Path) field.E
 	var errs field.ErrorList
 	for i, g := range new {
 		if !slices.Contains(old, g) {
-			errs = append(errs, field.Forbidden(path.Index(i), fmt.Sprintf("only deletion is allowed, but found new scheduling gate '%s'", g.Name)))
+			errs = append(errs, field.Forbidden(path.Index(i).Child("name"), fmt.Sprintf("only deletion is allowed, but found new scheduling gate '%s'", g.Name)))
 		}
 	}
 	return errs
@@ -323,233 +387,22 @@ func narrowedAffinity(new, old *corev1.NodeAffinity, path *field.Path) field.Err
 	}
 	var errs field.ErrorList
 	for i := range before {
-		if !containsAll(terms[i].MatchExpressions, before[i].MatchExpressions) || !containsAll(terms[i].MatchFields, before[i].MatchFields) {
+		if !onlyAdded(&terms[i], &before[i]) {
 			errs = append(errs, field.Invalid(path.Index(i), terms[i], "only additions are allowed (no mutations or deletions)"))
 		}
 	}
 	return errs
 }
 
+func onlyAdded(new, old *corev1.NodeSelectorTerm) bool {
+	if len(old.MatchExpressions)+len(old.MatchFields) == 0 {
+		return len(new.MatchExpressions)+len(new.MatchFields) == 0
+	}
+	return containsAll(new.MatchExpressions, old.MatchExpressions) && containsAll(new.MatchFields, old.MatchFields)
+}
+
 func containsAll(have, want []corev1.NodeSelectorRequirement) bool {
 	return len(have) >= len(want) && equality.Semantic.DeepEqual(have[:len(want)], want)
-}
-
-// PodStatusUpdate checks an update of a pod's status.
-func PodStatusUpdate(new, old *corev1.Pod) field.ErrorList {
-	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
-	errs = append(errs, podAnnotationUpdates(new, old, meta().Child("annotations"))...)
-	for i, c := range new.Status.Conditions {
-		errs = append(errs, nonNegative(c.ObservedGeneration, status().Child("conditions").Index(i).Child("observedGeneration"))...)
-	}
-	path := status()
-	if new.Spec.NodeName != old.Spec.NodeName {
-		errs = append(errs, field.Forbidden(path.Child("nodeName"), "may not be changed directly"))
-	}
-	if n := new.Status.NominatedNodeName; n != "" {
-		errs = append(errs, invalid(path.Child("nominatedNodeName"), n, NameDNSSubdomain(n, false))...)
-	}
-	errs = append(errs, nonNegative(new.Status.ObservedGeneration, path.Child("observedGeneration"))...)
-
-	errs = append(errs, stateTransitions(new.Status.ContainerStatuses, old.Status.ContainerStatuses, old.Spec.Containers, old.Spec.RestartPolicy, path.Child("containerStatuses"))...)
-	initPolicy := old.Spec.RestartPolicy
-	if initPolicy == corev1.RestartPolicyAlways {
-		// A finished init container of an Always pod may run again when its sandbox is made anew.
-		initPolicy = corev1.RestartPolicyOnFailure
-	}
-	errs = append(errs, initTransitions(new.Status.InitContainerStatuses, old.Status.InitContainerStatuses, &old.Spec, initPolicy, path.Child("initContainerStatuses"))...)
-	// Debugging containers never restart.
-	errs = append(errs, stateTransitions(new.Status.EphemeralContainerStatuses, old.Status.EphemeralContainerStatuses, nil, corev1.RestartPolicyNever, path.Child("ephemeralContainerStatuses"))...)
-	errs = append(errs, claimStatuses(new, path.Child("resourceClaimStatuses"))...)
-	errs = append(errs, podIPs(new, old)...)
-	return append(errs, hostIPs(new, old)...)
-}
-
-func hostIPs(new, old *corev1.Pod) field.ErrorList {
-	var errs field.ErrorList
-	path := status().Child("hostIPs")
-	var known []string
-	for _, ip := range old.Status.HostIPs {
-		known = append(known, ip.IP)
-	}
-	if len(new.Status.HostIPs) > 0 && new.Status.HostIP != new.Status.HostIPs[0].IP {
-		errs = append(errs, field.Invalid(path.Index(0).Child("ip"), new.Status.HostIPs[0].IP, "must be equal to `hostIP`"))
-	}
-	seen := sets.New[string]()
-	for i, ip := range new.Status.HostIPs {
-		errs = append(errs, legacyIP(ip.IP, path.Index(i), known)...)
-		if seen.Has(ip.IP) {
-			errs = append(errs, field.Duplicate(path.Index(i), ip))
-		}
-		seen.Insert(ip.IP)
-	}
-	return errs
-}
-
-const notTerminated = "may not be transitioned to non-terminated state"
-
-func stateTransitions(new, old []corev1.ContainerStatus, specs []corev1.Container, policy corev1.RestartPolicy, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	for i, was := range old {
-		if was.State.Terminated == nil {
-			continue
-		}
-		p, rules := policy, false
-		for c := range specs {
-			if specs[c].Name == was.Name && specs[c].RestartPolicy != nil {
-				p, rules = corev1.RestartPolicy(*specs[c].RestartPolicy), len(specs[c].RestartPolicyRules) > 0
-			}
-		}
-		if rules || p == corev1.RestartPolicyAlways || (p == corev1.RestartPolicyOnFailure && was.State.Terminated.ExitCode != 0) {
-			continue
-		}
-		for _, is := range new {
-			if is.Name == was.Name && is.State.Terminated == nil {
-				errs = append(errs, field.Forbidden(path.Index(i).Child("state"), notTerminated))
-			}
-		}
-	}
-	return errs
-}
-
-func initTransitions(new, old []corev1.ContainerStatus, ps *corev1.PodSpec, policy corev1.RestartPolicy, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	for i, was := range old {
-		if was.State.Terminated == nil {
-			continue
-		}
-		exempt := was.State.Terminated.ExitCode != 0 && policy == corev1.RestartPolicyOnFailure
-		for c := range ps.InitContainers {
-			if ps.InitContainers[c].Name == was.Name && ps.InitContainers[c].RestartPolicy != nil {
-				exempt = true
-			}
-		}
-		for _, is := range new {
-			if !exempt && is.Name == was.Name && is.State.Terminated == nil {
-				errs = append(errs, field.Forbidden(path.Index(i).Child("state"), notTerminated))
-			}
-		}
-	}
-	return errs
-}
-
-func claimStatuses(pod *corev1.Pod, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	known := sets.New[string]()
-	for _, c := range pod.Spec.ResourceClaims {
-		known.Insert(c.Name)
-	}
-	seen := sets.New[string]()
-	for i, s := range pod.Status.ResourceClaimStatuses {
-		p := path.Index(i)
-		if !known.Has(s.Name) {
-			errs = append(errs, field.Invalid(p.Child("name"), s.Name, "must match the name of an entry in `spec.resourceClaims`"))
-		}
-		if seen.Has(s.Name) {
-			errs = append(errs, field.Duplicate(p, s.Name))
-		}
-		seen.Insert(s.Name)
-		if s.ResourceClaimName != nil {
-			errs = append(errs, dnsSubdomain(*s.ResourceClaimName, p.Child("name"))...)
-		}
-	}
-	return errs
-}
-
-// PodEphemeralContainersUpdate checks an update through the ephemeralcontainers door.
-func PodEphemeralContainersUpdate(new, old *corev1.Pod) field.ErrorList {
-	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
-	errs = append(errs, podMetaAndSpec(new, old)...)
-	errs = append(errs, podAnnotationUpdates(new, old, meta().Child("annotations"))...)
-	if _, ok := old.Annotations[mirrorAnnotation]; ok {
-		return append(errs, field.Forbidden(field.NewPath(""), "static pods do not support ephemeral containers"))
-	}
-	path := spec().Child("ephemeralContainers")
-	now := map[string]*corev1.EphemeralContainer{}
-	for i := range new.Spec.EphemeralContainers {
-		now[new.Spec.EphemeralContainers[i].Name] = &new.Spec.EphemeralContainers[i]
-	}
-	for i := range old.Spec.EphemeralContainers {
-		was := &old.Spec.EphemeralContainers[i]
-		is, ok := now[was.Name]
-		switch {
-		case !ok:
-			errs = append(errs, field.Forbidden(path, fmt.Sprintf("existing ephemeral containers %q may not be removed\n", was.Name)))
-		case !equality.Semantic.DeepEqual(*was, *is):
-			errs = append(errs, field.Forbidden(path, fmt.Sprintf("existing ephemeral containers %q may not be changed\n%v", was.Name, diff.Diff(was, is))))
-		}
-	}
-	return errs
-}
-
-// PodResize checks an update through the resize door.
-func PodResize(new, old *corev1.Pod) field.ErrorList {
-	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
-	errs = append(errs, podMetaAndSpec(new, old)...)
-	if _, ok := old.Annotations[mirrorAnnotation]; ok {
-		return append(errs, field.Forbidden(field.NewPath(""), "static pods cannot be resized"))
-	}
-	if old.Spec.OS != nil && old.Spec.OS.Name == corev1.Windows {
-		return append(errs, field.Forbidden(field.NewPath(""), "windows pods cannot be resized"))
-	}
-	if len(new.Spec.Containers) != len(old.Spec.Containers) {
-		return append(errs, field.Forbidden(spec().Child("containers"), "containers may not be added or removed on resize"))
-	}
-	if len(new.Spec.InitContainers) != len(old.Spec.InitContainers) {
-		return append(errs, field.Forbidden(spec().Child("initContainers"), "initContainers may not be added or removed on resize"))
-	}
-	if QOSClass(&old.Spec) != QOSClass(&new.Spec) {
-		errs = append(errs, field.Invalid(spec(), QOSClass(&new.Spec), "Pod QOS Class may not change as a result of resizing"))
-	}
-	same := new.Spec.DeepCopy()
-	check := func(list, was []corev1.Container, path *field.Path) {
-		for i := range list {
-			p := path.Index(i).Child("resources")
-			if removed(list[i].Resources.Limits, was[i].Resources.Limits) {
-				errs = append(errs, field.Forbidden(p.Child("limits"), "resource limits cannot be removed"))
-			}
-			if removed(list[i].Resources.Requests, was[i].Resources.Requests) {
-				errs = append(errs, field.Forbidden(p.Child("requests"), "resource requests cannot be removed"))
-			}
-			list[i].Resources.Limits = withOld(list[i].Resources.Limits, was[i].Resources.Limits)
-			list[i].Resources.Requests = withOld(list[i].Resources.Requests, was[i].Resources.Requests)
-			list[i].ResizePolicy = was[i].ResizePolicy
-		}
-	}
-	check(same.Containers, old.Spec.Containers, spec().Child("containers"))
-	check(same.InitContainers, old.Spec.InitContainers, spec().Child("initContainers"))
-	if same.Resources != nil && old.Spec.Resources != nil {
-		same.Resources.Limits = withOld(same.Resources.Limits, old.Spec.Resources.Limits)
-		same.Resources.Requests = withOld(same.Resources.Requests, old.Spec.Resources.Requests)
-	}
-	if !equality.Semantic.DeepEqual(*same, old.Spec) {
-		errs = append(errs, field.Forbidden(spec(), fmt.Sprintf("only cpu and memory resources are mutable\n%v", diff.Diff(old.Spec, *same))))
-	}
-	return errs
-}
-
-func removed(new, old corev1.ResourceList) bool {
-	for name := range old {
-		if _, ok := new[name]; !ok {
-			return true
-		}
-	}
-	return false
-}
-
-// withOld puts the old cpu and memory into new.
-func withOld(new, old corev1.ResourceList) corev1.ResourceList {
-	out := new.DeepCopy()
-	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-		if q, ok := old[name]; ok {
-			if out == nil {
-				out = corev1.ResourceList{}
-			}
-			out[name] = q
-		} else {
-			delete(out, name)
-		}
-	}
-	return out
 }
 
 // QOSClass says how a pod's resources place it among those that are evicted first.

@@ -104,13 +104,13 @@ func TestPod(t *testing.T) {
 		{"same mount path", func(p *corev1.Pod) { app(p).VolumeMounts[1].MountPath = "/data" },
 			[]string{`spec.containers[0].volumeMounts[1].mountPath: Invalid value: "/data": must be unique`}},
 		{"sub path", func(p *corev1.Pod) { app(p).VolumeMounts[0].SubPath = "../etc" },
-			[]string{`spec.containers[0].volumeMounts[0].subPath: Invalid value: "../etc": must not contain '..'`}},
+			[]string{`spec.containers[0].volumeMounts.subPath: Invalid value: "../etc": must not contain '..'`}},
 		{"propagation", func(p *corev1.Pod) {
 			app(p).VolumeMounts[0].MountPropagation = ptr(corev1.MountPropagationBidirectional)
 		},
-			[]string{"spec.containers[0].volumeMounts[0].mountPropagation: Forbidden: Bidirectional mount propagation is available only to privileged containers"}},
+			[]string{"spec.containers[0].volumeMounts.mountPropagation: Forbidden: Bidirectional mount propagation is available only to privileged containers"}},
 		{"recursive", func(p *corev1.Pod) { app(p).VolumeMounts[0].RecursiveReadOnly = ptr(corev1.RecursiveReadOnlyEnabled) },
-			[]string{"spec.containers[0].volumeMounts[0].recursiveReadOnly: Forbidden: may only be specified when readOnly is true"}},
+			[]string{"spec.containers[0].volumeMounts.recursiveReadOnly: Forbidden: may only be specified when readOnly is true"}},
 		{"two volume types", func(p *corev1.Pod) { p.Spec.Volumes[0].HostPath = &corev1.HostPathVolumeSource{Path: "/x"} },
 			[]string{"spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type", `spec.containers[0].volumeMounts[0].name: Not found: "data"`}},
 		{"no volume type", func(p *corev1.Pod) { p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: "x"}) },
@@ -156,8 +156,8 @@ func TestPod(t *testing.T) {
 			app(p).Ports = append(app(p).Ports, corev1.ContainerPort{ContainerPort: 81, HostPort: 80, Protocol: "TCP"})
 		}, []string{`spec.containers[0].ports[1].hostPort: Duplicate value: "TCP//80"`}},
 		{"host network", func(p *corev1.Pod) { p.Spec.HostNetwork = true },
-			[]string{"spec.containers[0].ports[0].containerPort: Invalid value: 8080: must match `hostPort` when `hostNetwork` is true"}},
-		{"host users", func(p *corev1.Pod) { p.Spec.HostUsers = ptr(false); p.Spec.HostPID = true }, []string{"spec.hostPID: Forbidden: when `hostUsers` is false"}},
+			[]string{"spec.containers[0].ports[0].hostPort: Invalid value: 0: must match `containerPort` when `hostNetwork` is true"}},
+		{"host users", func(p *corev1.Pod) { p.Spec.HostUsers = ptr(false); p.Spec.HostPID = true }, []string{"spec.HostPID: Forbidden: when `hostUsers` is false"}},
 		{"restart policy", func(p *corev1.Pod) { p.Spec.RestartPolicy = "Sometimes" },
 			[]string{`spec.restartPolicy: Unsupported value: "Sometimes": supported values: "Always", "OnFailure", "Never"`}},
 		{"dns none", func(p *corev1.Pod) { p.Spec.DNSPolicy = "None" }, []string{"spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None"}},
@@ -214,7 +214,7 @@ func TestPodUpdate(t *testing.T) {
 		},
 			[]string{"spec.containers: Forbidden: pod updates may not add or remove containers"}},
 		{"new gate", func(p *corev1.Pod) { p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "g"}} },
-			[]string{"spec.schedulingGates[0]: Forbidden: only deletion is allowed, but found new scheduling gate 'g'"}},
+			[]string{"spec.schedulingGates[0].name: Forbidden: only deletion is allowed, but found new scheduling gate 'g'"}},
 	})
 	new, old := parse[corev1.Pod](t, podText), parse[corev1.Pod](t, podText)
 	new.Spec.NodeName = "other"
@@ -233,7 +233,7 @@ func TestPodDoors(t *testing.T) {
 		new.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "app", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
 		new.Status.PodIPs = []corev1.PodIP{{IP: "10.0.0.1"}, {IP: "10.0.0.2"}}
 		same(t, PodStatusUpdate(new, old), []string{"status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state",
-			`status.podIPs: Invalid value: [{"ip":"10.0.0.1"},{"ip":"10.0.0.2"}]: may specify no more than one IP for each IP family`})
+			`status.podIPs: Invalid value: [{"IP":"10.0.0.1"},{"IP":"10.0.0.2"}]: may specify no more than one IP for each IP family`})
 	})
 	t.Run("resize", func(t *testing.T) {
 		new, old := parse[corev1.Pod](t, podText), parse[corev1.Pod](t, podText)

@@ -24,26 +24,27 @@ func PodSpec(ps *corev1.PodSpec, podMeta *metav1.ObjectMeta, path *field.Path) f
 	return podSpec(ps, podMeta, nil, path)
 }
 
-func podSpec(ps *corev1.PodSpec, podMeta *metav1.ObjectMeta, oldIPs []string, path *field.Path) field.ErrorList {
+func podSpec(ps *corev1.PodSpec, podMeta *metav1.ObjectMeta, old *corev1.PodSpec, path *field.Path) field.ErrorList {
+	var oldIPs []string
+	if old != nil {
+		oldIPs = podSpecIPs(old)
+	}
 	known, errs := volumes(ps.Volumes, podMeta, path.Child("volumes"))
-	claims, claimErrs := podResourceClaims(ps.ResourceClaims, path.Child("resourceClaims"))
+	claims, claimErrs := podResourceClaims(ps.ResourceClaims, podMeta, path.Child("resourceClaims"))
 	errs = append(errs, claimErrs...)
 	pc := &podContext{volumes: known, claims: claims, graceSeconds: ps.TerminationGracePeriodSeconds,
-		hostUsers: ps.HostUsers, os: ps.OS, oldIPs: oldIPs, restartPolicy: ps.RestartPolicy}
+		hostUsers: ps.HostUsers, os: ps.OS, old: old, restartPolicy: ps.RestartPolicy}
 
 	errs = append(errs, containers(ps.Containers, pc, path.Child("containers"))...)
 	errs = append(errs, initContainers(ps.InitContainers, ps.Containers, pc, path.Child("initContainers"))...)
 	errs = append(errs, ephemeralContainers(ps.EphemeralContainers, ps.Containers, ps.InitContainers, pc, path.Child("ephemeralContainers"))...)
 	errs = append(errs, podResources(ps, path)...)
-	errs = append(errs, hostNetwork(ps, path)...)
+	errs = append(errs, hostNetwork(ps, podMeta != nil, path)...)
 	errs = append(errs, requiredSupported(ps.RestartPolicy, path.Child("restartPolicy"), corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)...)
 	errs = append(errs, requiredSupported(ps.DNSPolicy, path.Child("dnsPolicy"), corev1.DNSClusterFirstWithHostNet, corev1.DNSClusterFirst, corev1.DNSDefault, corev1.DNSNone)...)
 	errs = append(errs, labels(ps.NodeSelector, path.Child("nodeSelector"))...)
-	errs = append(errs, podSecurityContext(ps.SecurityContext, ps, path.Child("securityContext"))...)
-	errs = append(errs, hostUsers(ps, path)...)
-	for i, ref := range ps.ImagePullSecrets {
-		errs = append(errs, required(ref.Name, path.Child("imagePullSecrets").Index(i).Child("name"))...)
-	}
+	errs = append(errs, podSecurityContext(ps.SecurityContext, ps, old, path.Child("securityContext"))...)
+	errs = append(errs, hostUsers(ps, old, path)...)
 	errs = append(errs, affinity(ps.Affinity, path.Child("affinity"))...)
 	errs = append(errs, dnsConfig(ps.DNSConfig, ps.DNSPolicy, oldIPs, path.Child("dnsConfig"))...)
 	for i, gate := range ps.ReadinessGates {
@@ -68,7 +69,7 @@ func podSpec(ps *corev1.PodSpec, podMeta *metav1.ObjectMeta, oldIPs []string, pa
 		errs = append(errs, dnsLabel(ps.Subdomain, path.Child("subdomain"))...)
 	}
 	errs = append(errs, hostnameOverride(ps, path)...)
-	errs = append(errs, tolerations(ps.Tolerations, path.Child("tolerations"))...)
+	errs = append(errs, tolerations(ps.Tolerations, old, path.Child("tolerations"))...)
 	errs = append(errs, hostAliases(ps.HostAliases, oldIPs, path.Child("hostAliases"))...)
 	if ps.PriorityClassName != "" {
 		errs = append(errs, invalid(path.Child("priorityClassName"), ps.PriorityClassName, NameDNSSubdomain(ps.PriorityClassName, false))...)
@@ -80,7 +81,8 @@ func podSpec(ps *corev1.PodSpec, podMeta *metav1.ObjectMeta, oldIPs []string, pa
 		errs = append(errs, requiredSupported(*ps.PreemptionPolicy, path.Child("preemptionPolicy"), corev1.PreemptLowerPriority, corev1.PreemptNever)...)
 	}
 	errs = append(errs, overhead(ps.Overhead, path.Child("overhead"))...)
-	return append(errs, podOS(ps, path)...)
+	errs = append(errs, podOS(ps, path)...)
+	return append(errs, fileKeyVolumes(ps, path)...)
 }
 
 func overhead(list corev1.ResourceList, path *field.Path) field.ErrorList {
@@ -90,26 +92,24 @@ func overhead(list corev1.ResourceList, path *field.Path) field.ErrorList {
 	return requirements(&corev1.ResourceRequirements{Limits: list}, path, containerResourceName)
 }
 
-func hostNetwork(ps *corev1.PodSpec, path *field.Path) field.ErrorList {
+// hostNetwork checks that the ports of a pod in the machine's network are the
+// machine's. A template may leave them out: the pod gets them by default.
+func hostNetwork(ps *corev1.PodSpec, isPod bool, path *field.Path) field.ErrorList {
 	if !ps.HostNetwork {
 		return nil
 	}
 	var errs field.ErrorList
-	check := func(list []corev1.Container, path *field.Path) {
-		for c := range list {
-			for i, port := range list[c].Ports {
-				if port.HostPort != port.ContainerPort {
-					errs = append(errs, field.Invalid(path.Index(c).Child("ports").Index(i).Child("containerPort"), port.ContainerPort, "must match `hostPort` when `hostNetwork` is true"))
-				}
+	for c := range ps.Containers {
+		for i, port := range ps.Containers[c].Ports {
+			if (isPod || port.HostPort != 0) && port.HostPort != port.ContainerPort {
+				errs = append(errs, field.Invalid(path.Child("containers").Index(c).Child("ports").Index(i).Child("hostPort"), port.HostPort, "must match `containerPort` when `hostNetwork` is true"))
 			}
 		}
 	}
-	check(ps.Containers, path.Child("containers"))
-	check(ps.InitContainers, path.Child("initContainers"))
 	return errs
 }
 
-func hostUsers(ps *corev1.PodSpec, path *field.Path) field.ErrorList {
+func hostUsers(ps, old *corev1.PodSpec, path *field.Path) field.ErrorList {
 	if ps.HostUsers == nil || *ps.HostUsers {
 		return nil
 	}
@@ -118,22 +118,63 @@ func hostUsers(ps *corev1.PodSpec, path *field.Path) field.ErrorList {
 	if ps.HostNetwork {
 		errs = append(errs, field.Forbidden(path.Child("hostNetwork"), msg))
 	}
+	// The paths of these two are upstream's.
 	if ps.HostPID {
-		errs = append(errs, field.Forbidden(path.Child("hostPID"), msg))
+		errs = append(errs, field.Forbidden(path.Child("HostPID"), msg))
 	}
 	if ps.HostIPC {
-		errs = append(errs, field.Forbidden(path.Child("hostIPC"), msg))
+		errs = append(errs, field.Forbidden(path.Child("HostIPC"), msg))
+	}
+	devices := func(ps *corev1.PodSpec) (errs field.ErrorList) {
+		eachContainer(ps, path, func(c *corev1.EphemeralContainerCommon, p *field.Path) {
+			if len(c.VolumeDevices) > 0 {
+				errs = append(errs, field.Forbidden(p.Child("volumeDevices"), msg))
+			}
+		})
+		return errs
+	}
+	if old != nil && old.HostUsers != nil && !*old.HostUsers && len(devices(old)) > 0 {
+		return errs
+	}
+	return append(errs, devices(ps)...)
+}
+
+// eachContainer visits all containers: those that run first, the regular and those for
+// debugging.
+func eachContainer(ps *corev1.PodSpec, path *field.Path, visit func(*corev1.EphemeralContainerCommon, *field.Path)) {
+	for i := range ps.InitContainers {
+		visit((*corev1.EphemeralContainerCommon)(&ps.InitContainers[i]), path.Child("initContainers").Index(i))
 	}
 	for i := range ps.Containers {
-		if len(ps.Containers[i].VolumeDevices) > 0 {
-			errs = append(errs, field.Forbidden(path.Child("containers").Index(i).Child("volumeDevices"), msg))
-		}
+		visit((*corev1.EphemeralContainerCommon)(&ps.Containers[i]), path.Child("containers").Index(i))
 	}
-	for i := range ps.InitContainers {
-		if len(ps.InitContainers[i].VolumeDevices) > 0 {
-			errs = append(errs, field.Forbidden(path.Child("initContainers").Index(i).Child("volumeDevices"), msg))
-		}
+	for i := range ps.EphemeralContainers {
+		visit(&ps.EphemeralContainers[i].EphemeralContainerCommon, path.Child("ephemeralContainers").Index(i))
 	}
+}
+
+// fileKeyVolumes checks that files with environment variables lie in volumes that the
+// pod's own containers write.
+func fileKeyVolumes(ps *corev1.PodSpec, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	sources := map[string]*corev1.VolumeSource{}
+	for i := range ps.Volumes {
+		sources[ps.Volumes[i].Name] = &ps.Volumes[i].VolumeSource
+	}
+	eachContainer(ps, path, func(c *corev1.EphemeralContainerCommon, p *field.Path) {
+		for i, v := range c.Env {
+			if v.ValueFrom == nil || v.ValueFrom.FileKeyRef == nil {
+				continue
+			}
+			name, at := v.ValueFrom.FileKeyRef.VolumeName, p.Child("env").Index(i).Child("valueFrom", "fileKeyRef", "volumeName")
+			switch source := sources[name]; {
+			case source == nil:
+				errs = append(errs, field.NotFound(at, name))
+			case source.EmptyDir == nil:
+				errs = append(errs, field.Invalid(at, name, "referenced volume must be of type emptyDir"))
+			}
+		}
+	})
 	return errs
 }
 
@@ -142,20 +183,17 @@ func hostnameOverride(ps *corev1.PodSpec, path *field.Path) field.ErrorList {
 		return nil
 	}
 	p := path.Child("hostnameOverride")
-	if *ps.HostnameOverride == "" {
-		return field.ErrorList{field.Required(p, "")}
-	}
-	errs := dnsSubdomain(*ps.HostnameOverride, p)
-	if len(*ps.HostnameOverride) > 64 {
-		errs = append(errs, field.TooLong(p, "", 64))
+	var errs field.ErrorList
+	if ps.SetHostnameAsFQDN != nil && *ps.SetHostnameAsFQDN {
+		errs = append(errs, field.Forbidden(p, "may not be specified when setHostnameAsFQDN is true"))
 	}
 	if ps.HostNetwork {
 		errs = append(errs, field.Forbidden(p, "may not be specified when hostNetwork is true"))
 	}
-	if ps.SetHostnameAsFQDN != nil && *ps.SetHostnameAsFQDN {
-		errs = append(errs, field.Forbidden(p, "may not be specified when setHostnameAsFQDN is true"))
+	if len(*ps.HostnameOverride) > 64 {
+		errs = append(errs, field.TooLong(p, "", 64))
 	}
-	return errs
+	return append(errs, dnsSubdomain(*ps.HostnameOverride, p)...)
 }
 
 func dnsConfig(c *corev1.PodDNSConfig, policy corev1.DNSPolicy, oldIPs []string, path *field.Path) field.ErrorList {
@@ -222,17 +260,21 @@ func hostAliases(aliases []corev1.HostAlias, oldIPs []string, path *field.Path) 
 	return errs
 }
 
-func podResourceClaims(list []corev1.PodResourceClaim, path *field.Path) (sets.Set[string], field.ErrorList) {
+func podResourceClaims(list []corev1.PodResourceClaim, podMeta *metav1.ObjectMeta, path *field.Path) (sets.Set[string], field.ErrorList) {
 	var errs field.ErrorList
+	if podMeta != nil && len(list) > 0 {
+		if _, ok := podMeta.Annotations[mirrorAnnotation]; ok {
+			errs = append(errs, field.Forbidden(field.NewPath(""), "static pods do not support resource claims"))
+		}
+	}
 	names := sets.New[string]()
 	for i, c := range list {
 		p := path.Index(i)
 		if c.Name == "" {
 			errs = append(errs, field.Required(p.Child("name"), ""))
+		} else if names.Has(c.Name) {
+			errs = append(errs, field.Duplicate(p.Child("name"), c.Name))
 		} else {
-			if names.Has(c.Name) {
-				errs = append(errs, field.Duplicate(p.Child("name"), c.Name))
-			}
 			errs = append(errs, dnsLabel(c.Name, p.Child("name"))...)
 			names.Insert(c.Name)
 		}

@@ -93,12 +93,9 @@ func ClusterRoleBindingUpdate(new, old *rbacv1.ClusterRoleBinding) field.ErrorLi
 	return append(errs, sameRole(new.RoleRef, old.RoleRef)...)
 }
 
-// shownRoleRef is how upstream prints a reference: with the names of its own fields.
-type shownRoleRef struct{ APIGroup, Kind, Name string }
-
 func sameRole(new, old rbacv1.RoleRef) field.ErrorList {
 	if new != old {
-		return field.ErrorList{field.Invalid(field.NewPath("roleRef"), shownRoleRef(new), "cannot change roleRef")}
+		return field.ErrorList{field.Invalid(field.NewPath("roleRef"), new, "cannot change roleRef")}
 	}
 	return nil
 }

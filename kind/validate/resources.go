@@ -205,6 +205,9 @@ func podResources(ps *corev1.PodSpec, path *field.Path) field.ErrorList {
 		return nil
 	}
 	p := path.Child("resources")
+	if ps.OS != nil && ps.OS.Name == corev1.Windows {
+		return field.ErrorList{field.Forbidden(p, "may not be set for a windows pod")}
+	}
 	errs := requirements(ps.Resources, p, func(name string, p *field.Path) field.ErrorList {
 		errs := resourceName(name, p)
 		if len(errs) == 0 && !podResourceNames.Has(name) && !isHugePages(name) {
@@ -215,39 +218,65 @@ func podResources(ps *corev1.PodSpec, path *field.Path) field.ErrorList {
 	if len(ps.Resources.Claims) > 0 {
 		errs = append(errs, field.Forbidden(p.Child("claims"), "claims may not be set for Resources at pod-level"))
 	}
-	sum := corev1.ResourceList{}
-	for i := range ps.Containers {
-		addRequests(sum, &ps.Containers[i])
-	}
-	for i := range ps.InitContainers {
-		if r := ps.InitContainers[i].RestartPolicy; r != nil && *r == corev1.ContainerRestartPolicyAlways {
-			addRequests(sum, &ps.InitContainers[i])
-		}
-	}
+	requests := together(ps, func(c *corev1.Container) corev1.ResourceList { return c.Resources.Requests })
 	for _, name := range sortedNames(ps.Resources.Requests) {
-		total, q := sum[name], ps.Resources.Requests[name]
+		total, q := requests[name], ps.Resources.Requests[name]
 		if total.Cmp(q) > 0 {
 			errs = append(errs, field.Invalid(p.Child("requests").Key(string(name)), q.String(), fmt.Sprintf("must be greater than or equal to aggregate container requests of %s", total.String())))
 		}
 	}
+	limits := together(ps, func(c *corev1.Container) corev1.ResourceList { return c.Resources.Limits })
 	for _, name := range sortedNames(ps.Resources.Limits) {
-		q := ps.Resources.Limits[name]
-		for i := range ps.Containers {
-			if l, ok := ps.Containers[i].Resources.Limits[name]; ok && l.Cmp(q) > 0 {
-				errs = append(errs, field.Invalid(path.Child("containers").Index(i).Child("resources", "limits").Key(string(name)), l.String(), fmt.Sprintf("must be less than or equal to pod limits of %s", q.String())))
-			}
+		total, q := limits[name], ps.Resources.Limits[name]
+		if isHugePages(string(name)) && total.Cmp(q) > 0 {
+			errs = append(errs, field.Invalid(p.Child("limits").Key(string(name)), q.String(), fmt.Sprintf("must be greater than or equal to aggregate container limits of %s", total.String())))
 		}
-		for i := range ps.InitContainers {
-			if l, ok := ps.InitContainers[i].Resources.Limits[name]; ok && l.Cmp(q) > 0 {
-				errs = append(errs, field.Invalid(path.Child("initContainers").Index(i).Child("resources", "limits").Key(string(name)), l.String(), fmt.Sprintf("must be less than or equal to pod limits of %s", q.String())))
+	}
+	for i := range ps.Containers {
+		own := ps.Containers[i].Resources.Limits
+		for _, name := range sortedNames(own) {
+			if q, ok := ps.Resources.Limits[name]; ok && cmp(own[name], q) > 0 {
+				l := own[name]
+				// The path is upstream's.
+				errs = append(errs, field.Invalid(p.Child("containers").Index(i).Key(string(name)).Child("limits"), l.String(), fmt.Sprintf("must be less than or equal to pod limits of %s", q.String())))
 			}
 		}
 	}
 	return errs
 }
 
-func addRequests(sum corev1.ResourceList, c *corev1.Container) {
-	for name, q := range c.Resources.Requests {
+func cmp(a, b resource.Quantity) int { return a.Cmp(b) }
+
+// together is what the containers of a pod need at one time: the regular ones with the
+// sidecars, or one that runs before them with the sidecars that it finds running.
+func together(ps *corev1.PodSpec, of func(*corev1.Container) corev1.ResourceList) corev1.ResourceList {
+	sum, sidecars, before := corev1.ResourceList{}, corev1.ResourceList{}, corev1.ResourceList{}
+	for i := range ps.Containers {
+		add(sum, of(&ps.Containers[i]))
+	}
+	for i := range ps.InitContainers {
+		need := sidecars.DeepCopy()
+		add(need, of(&ps.InitContainers[i]))
+		if sidecar(&ps.InitContainers[i]) {
+			add(sum, of(&ps.InitContainers[i]))
+			sidecars = need
+		}
+		for name, q := range need {
+			if q.Cmp(before[name]) > 0 {
+				before[name] = q
+			}
+		}
+	}
+	for name, q := range before {
+		if q.Cmp(sum[name]) > 0 {
+			sum[name] = q
+		}
+	}
+	return sum
+}
+
+func add(sum, more corev1.ResourceList) {
+	for name, q := range more {
 		total := sum[name].DeepCopy()
 		total.Add(q)
 		sum[name] = total

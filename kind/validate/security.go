@@ -3,6 +3,7 @@ package validate
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,7 +20,7 @@ const (
 
 var sysctlName = regexp.MustCompile("^" + sysctlNameFmt + "$")
 
-func podSecurityContext(sc *corev1.PodSecurityContext, ps *corev1.PodSpec, path *field.Path) field.ErrorList {
+func podSecurityContext(sc *corev1.PodSecurityContext, ps, old *corev1.PodSpec, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if ps.HostPID && ps.ShareProcessNamespace != nil && *ps.ShareProcessNamespace {
 		errs = append(errs, field.Invalid(path.Child("shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled"))
@@ -34,7 +35,7 @@ func podSecurityContext(sc *corev1.PodSecurityContext, ps *corev1.PodSpec, path 
 	for i, gid := range sc.SupplementalGroups {
 		errs = append(errs, invalid(path.Child("supplementalGroups").Index(i), gid, validation.IsValidGroupID(gid))...)
 	}
-	errs = append(errs, sysctls(sc.Sysctls, ps, path.Child("sysctls"))...)
+	errs = append(errs, sysctls(sc.Sysctls, ps, old, path.Child("sysctls"))...)
 	if sc.FSGroupChangePolicy != nil {
 		errs = append(errs, supported(*sc.FSGroupChangePolicy, path.Child("fsGroupChangePolicy"), corev1.FSGroupChangeAlways, corev1.FSGroupChangeOnRootMismatch)...)
 	}
@@ -61,7 +62,19 @@ func userAndGroup(user, group *int64, path *field.Path) field.ErrorList {
 	return errs
 }
 
-func sysctls(list []corev1.Sysctl, ps *corev1.PodSpec, path *field.Path) field.ErrorList {
+func sysctls(list []corev1.Sysctl, ps, old *corev1.PodSpec, path *field.Path) field.ErrorList {
+	ofHost := func(name string, ps *corev1.PodSpec) string {
+		switch ns, _, _ := sysctl.GetNamespace(name); {
+		case ns == sysctl.NetNamespace && ps.HostNetwork:
+			return "may not be specified when 'hostNetwork' is true"
+		case ns == sysctl.IPCNamespace && ps.HostIPC:
+			return "may not be specified when 'hostIPC' is true"
+		}
+		return ""
+	}
+	kept := old != nil && old.SecurityContext != nil && slices.ContainsFunc(old.SecurityContext.Sysctls, func(s corev1.Sysctl) bool {
+		return ofHost(s.Name, old) != ""
+	})
 	var errs field.ErrorList
 	names := sets.New[string]()
 	for i, s := range list {
@@ -70,15 +83,12 @@ func sysctls(list []corev1.Sysctl, ps *corev1.PodSpec, path *field.Path) field.E
 		case s.Name == "":
 			errs = append(errs, field.Required(p, ""))
 		case len(s.Name) > sysctlNameMaxLen || !sysctlName.MatchString(s.Name):
-			errs = append(errs, field.Invalid(p, s.Name, fmt.Sprintf("must have at most %d characters and match regex %s", sysctlNameMaxLen, sysctlNameFmt)))
+			errs = append(errs, field.Invalid(p, s.Name, fmt.Sprintf("must have at most %d characters and match regex %s", sysctlNameMaxLen, sysctlName)))
 		case names.Has(s.Name):
 			errs = append(errs, field.Duplicate(p, s.Name))
 		}
-		switch ns, _, _ := sysctl.GetNamespace(s.Name); {
-		case ns == sysctl.NetNamespace && ps.HostNetwork:
-			errs = append(errs, field.Invalid(p, s.Name, "may not be specified when 'hostNetwork' is true"))
-		case ns == sysctl.IPCNamespace && ps.HostIPC:
-			errs = append(errs, field.Invalid(p, s.Name, "may not be specified when 'hostIPC' is true"))
+		if msg := ofHost(s.Name, ps); msg != "" && !kept {
+			errs = append(errs, field.Invalid(p, s.Name, msg))
 		}
 		names.Insert(s.Name)
 	}
@@ -97,7 +107,7 @@ func seccompProfile(p *corev1.SeccompProfile, path *field.Path) field.ErrorList 
 			errs = append(errs, descendingPath(*p.LocalhostProfile, path.Child("localhostProfile"))...)
 		}
 	} else if p.LocalhostProfile != nil {
-		errs = append(errs, field.Invalid(path.Child("localhostProfile"), *p.LocalhostProfile, "can only be set when seccomp type is Localhost"))
+		errs = append(errs, field.Invalid(path.Child("localhostProfile"), p, "can only be set when seccomp type is Localhost"))
 	}
 	if p.Type == "" {
 		return append(errs, field.Required(path.Child("type"), "type is required when seccompProfile is set"))
@@ -282,6 +292,7 @@ func windowsOnly(ps *corev1.PodSpec, path *field.Path) field.ErrorList {
 		forbid(sc.RunAsGroup != nil, sp.Child("runAsGroup"))
 		forbid(sc.SupplementalGroups != nil, sp.Child("supplementalGroups"))
 		forbid(sc.SupplementalGroupsPolicy != nil, sp.Child("supplementalGroupsPolicy"))
+		forbid(sc.SELinuxChangePolicy != nil, sp.Child("seLinuxChangePolicy"))
 	}
 	forbid(ps.HostUsers != nil, path.Child("hostUsers"))
 	forbid(ps.HostPID, path.Child("hostPID"))
