@@ -87,6 +87,7 @@ type Options struct {
 // It implements disk.Transform; its methods may be called from many goroutines.
 type Set struct {
 	o     Options
+	meter *meter
 	local *Keys
 	now   atomic.Pointer[state]
 	seen  []byte
@@ -120,7 +121,7 @@ func Open(o Options) (*Set, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Set{o: o, stale: map[string]struct{}{}, wake: make(chan struct{}, 1)}
+	s := &Set{o: o, meter: newMeter(), stale: map[string]struct{}{}, wake: make(chan struct{}, 1)}
 	if len(o.Local) > 0 {
 		var err error
 		if s.local, err = New(o.Rand, o.Local...); err != nil {
@@ -214,7 +215,7 @@ func (s *Set) parse(data []byte) (*state, error) {
 					bad("%s.kms.name: Invalid value: %q: duplicate KMS provider name %s, names must be unique", path, p.KMS.Name, p.KMS.Name)
 				}
 				names[p.KMS.Name] = true
-				k, es := newKMS(p.KMS, path+".kms", s.o, ru.rotated)
+				k, es := newKMS(p.KMS, path+".kms", s.o, s.meter, ru.rotated)
 				errs = append(errs, es...)
 				if k != nil {
 					ru.providers, st.kms = append(ru.providers, k), append(st.kms, k)
@@ -434,6 +435,7 @@ func (s *Set) reload() {
 	s.seen = data // a mistake is told once
 	st, err := s.parse(data)
 	if err != nil {
+		s.meter.reloaded(s.o.Clock.Now(), false)
 		s.o.Log.Error("encryption configuration has a mistake; the one before stays in force", "file", s.o.File, "error", err)
 		return
 	}
@@ -446,5 +448,6 @@ func (s *Set) reload() {
 		}
 	}
 	old.close()
+	s.meter.reloaded(s.o.Clock.Now(), true)
 	s.o.Log.Info("encryption configuration is in force", "file", s.o.File)
 }

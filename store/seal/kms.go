@@ -49,6 +49,7 @@ type kms struct {
 	clock   env.Clock
 	rotated *atomic.Int64
 	rev     func() int64
+	meter   *meter
 
 	asking sync.Mutex // one refresh at once
 	state  atomic.Pointer[kmsState]
@@ -65,7 +66,7 @@ type kmsState struct {
 	until        time.Time
 }
 
-func newKMS(c *configKMS, path string, o Options, rotated *atomic.Int64) (*kms, []error) {
+func newKMS(c *configKMS, path string, o Options, m *meter, rotated *atomic.Int64) (*kms, []error) {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(path+format, args...)) }
 	switch c.APIVersion {
@@ -109,11 +110,17 @@ func newKMS(c *configKMS, path string, o Options, rotated *atomic.Int64) (*kms, 
 	if name, abstract := strings.CutPrefix(strings.TrimPrefix(at, "/"), "@"); abstract {
 		target = "unix-abstract:" + name
 	}
-	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
+	measured := func(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		began := o.Clock.Now()
+		err := call(ctx, method, req, reply, conn, opts...)
+		m.called(c.Name, method, o.Clock.Now().Sub(began), err)
+		return err
+	}
+	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithUnaryInterceptor(measured), grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
 	if err != nil {
 		return nil, []error{fmt.Errorf("%s.endpoint: %w", path, err)}
 	}
-	return &kms{name: c.Name, timeout: timeout, conn: conn, api: kmsapi.NewKeyManagementServiceClient(conn), rand: o.Rand, clock: o.Clock,
+	return &kms{name: c.Name, timeout: timeout, conn: conn, api: kmsapi.NewKeyManagementServiceClient(conn), rand: o.Rand, clock: o.Clock, meter: m,
 		rotated: rotated, rev: o.Revision, seeds: map[[sha256.Size]byte][]byte{}}, nil
 }
 
@@ -139,7 +146,9 @@ func (k *kms) status(ctx context.Context) (string, error) {
 	case r.Healthz != "ok":
 		return "", fmt.Errorf("ask KMS %q for its status: got unexpected healthz status: %s", k.name, r.Healthz)
 	}
-	return r.KeyId, checkKeyID(r.KeyId)
+	err = checkKeyID(r.KeyId)
+	k.meter.told(k.name, r.KeyId, k.clock.Now(), err)
+	return r.KeyId, err
 }
 
 func checkKeyID(id string) error {
@@ -253,6 +262,7 @@ func (k *kms) seal(ctx context.Context, key string, plain []byte) ([]byte, error
 	if err != nil {
 		return nil, err
 	}
+	k.meter.use(toStorage, k.name, st.keyID, k.clock.Now())
 	out := []byte(k.prefix())
 	return encryptedObject{data: data, keyID: st.keyID, source: st.sealed, notes: st.notes, seeded: true}.append(out), nil
 }
@@ -279,6 +289,7 @@ func (k *kms) open(ctx context.Context, key string, data []byte) ([]byte, bool, 
 	if err != nil {
 		return nil, false, err
 	}
+	k.meter.use(fromStorage, k.name, e.keyID, k.clock.Now())
 	st := k.state.Load()
 	stale := st != nil && st.keyID != e.keyID
 	if !e.seeded { // values of before the seeds: the data key itself
@@ -330,6 +341,7 @@ func (k *kms) unseal(ctx context.Context, e *encryptedObject) ([]byte, error) {
 		clear(k.seeds)
 	}
 	k.seeds[id] = r.Plaintext
+	k.meter.seeds.WithLabelValues(k.name).Set(float64(len(k.seeds)))
 	k.mu.Unlock()
 	return r.Plaintext, nil
 }
