@@ -7,8 +7,10 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/pprof"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -61,6 +63,8 @@ func (q *request) serveOther(ctx context.Context) error {
 			return errPath()
 		}
 		return q.servePprof()
+	case path == "/debug/flags/v" && q.s.cfg.Verbosity != nil:
+		return q.serveVerbosity()
 	case strings.HasPrefix(path, "/debug/api_priority_and_fairness/") && q.s.cfg.Fair != nil:
 		return q.serveFairness(strings.TrimPrefix(path, "/debug/api_priority_and_fairness/"))
 	}
@@ -182,6 +186,31 @@ func (q *request) serveGroup(path string) error {
 		gvk = obj.GetObjectKind().GroupVersionKind()
 	}
 	return q.send(http.StatusOK, obj, gvk)
+}
+
+// serveVerbosity sets how much is logged (PUT, a number), with upstream's answers.
+func (q *request) serveVerbosity() error {
+	answer := func(code int, text string) error {
+		h := q.w.Header()
+		h.Set("Content-Type", "text/plain")
+		h.Set("X-Content-Type-Options", "nosniff")
+		q.w.WriteHeader(code)
+		io.WriteString(q.w, text)
+		return nil
+	}
+	if q.r.Method != http.MethodPut {
+		return answer(http.StatusNotAcceptable, "unsupported http method")
+	}
+	body, err := io.ReadAll(io.LimitReader(q.r.Body, 100))
+	if err != nil {
+		return answer(http.StatusBadRequest, "error reading request body: "+err.Error())
+	}
+	n, err := strconv.ParseInt(string(body), 10, 32)
+	if err != nil {
+		return answer(http.StatusBadRequest, fmt.Sprintf("failed set klog.logging.verbosity %s: %v", body, err))
+	}
+	q.s.cfg.Verbosity(int(n))
+	return answer(http.StatusOK, fmt.Sprintf("successfully set klog.logging.verbosity to %s", body))
 }
 
 // serveIndex lists the paths of the server.

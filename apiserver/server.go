@@ -116,6 +116,8 @@ type Config struct {
 	Fair *fair.Dispatcher
 	// Audit records requests; nil: nothing is recorded.
 	Audit *audit.Log
+	// Verbosity sets how much is logged, as klog's -v; nil: /debug/flags/v is not there.
+	Verbosity func(v int)
 	// Collectors are metrics of other parts that /metrics shows, too.
 	Collectors []prometheus.Collector
 	// NoProfiling turns /debug/pprof off.

@@ -96,6 +96,9 @@ type Config struct {
 	Clock env.Clock // nil: the system's
 	Rand  env.Rand  // nil: the system's
 	Log   *slog.Logger
+	// Level of Log, for /debug/flags/v: debug lines are written from 4 on. Nil: it is
+	// fixed.
+	Level *slog.LevelVar
 
 	// Store opens the state: Memory (also when nil), Disk, or the caller's own.
 	Store Opener
@@ -389,6 +392,18 @@ func (s *Server) assemble() error {
 	s.others = aggregate.New(aggregate.Config{View: s.View, Clock: c.Clock, Rand: c.Rand, Log: c.Log, Certificate: c.FrontProxy, Dial: c.Dial})
 	api.Aggregate = s.others
 	api.Collectors = append(api.Collectors, meter, s.others, s.meter)
+	if c.Seal != nil {
+		api.Collectors = append(api.Collectors, c.Seal)
+	}
+	if c.Level != nil {
+		api.Verbosity = func(v int) {
+			if v >= 4 {
+				c.Level.Set(slog.LevelDebug)
+			} else {
+				c.Level.Set(slog.LevelInfo)
+			}
+		}
+	}
 	c.Audit.Clock, c.Audit.Log = c.Clock, c.Log
 	if api.Audit, err = audit.New(c.Audit); err != nil {
 		return err

@@ -71,14 +71,14 @@ func withParent(ctx context.Context) (context.Context, context.CancelFunc) {
 	return ctx, cancel
 }
 
-func assetLog(debug bool) *slog.Logger {
-	level := slog.LevelInfo
+func assetLog(debug bool) (*slog.Logger, *slog.LevelVar) {
+	level := new(slog.LevelVar)
 	if debug {
-		level = slog.LevelDebug
+		level.Set(slog.LevelDebug)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	slog.SetDefault(log)
-	return log
+	return log, level
 }
 
 // place is what an etcd of proa says about its data at /proa.
@@ -107,7 +107,7 @@ func runEtcd(ctx context.Context, args []string) error {
 		fmt.Printf("etcd Version: none (proa %s)\n", version)
 		return nil
 	}
-	log := assetLog(t.str("log-level") == "debug")
+	log, _ := assetLog(t.str("log-level") == "debug")
 	t.warn(log)
 	data := t.str("data-dir")
 	if !t.given("data-dir") && t.given("name") {

@@ -51,7 +51,7 @@ func runAPIServer(ctx context.Context, args []string) error {
 		fmt.Println("Kubernetes " + core.KubernetesVersion)
 		return nil
 	}
-	log := assetLog(t.int("v") >= 4)
+	log, level := assetLog(t.int("v") >= 4)
 	t.warn(log)
 	ctx, cancel := withParent(ctx)
 	defer cancel()
@@ -59,6 +59,7 @@ func runAPIServer(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	cfg.Level = level
 	s, err := core.New(ctx, cfg)
 	if err != nil {
 		return err

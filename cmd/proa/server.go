@@ -35,6 +35,7 @@ type server struct {
 	set   cluster.Settings
 	card  cluster.Card
 	log   *slog.Logger
+	level *slog.LevelVar
 	clock env.Clock
 	rand  env.Rand
 	tell  func(step)
@@ -55,8 +56,9 @@ var errStopped = errors.New("stopped")
 // serve runs a cluster until ctx ends (containers go on) or it is told to go
 // down (they end).
 func serve(ctx context.Context, cl cluster.Cluster, set cluster.Settings, tell func(step)) (err error) {
-	s := &server{cl: cl, set: set, tell: tell, clock: env.SystemClock(), rand: env.SystemRand(),
-		log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))}
+	level := new(slog.LevelVar)
+	s := &server{cl: cl, set: set, tell: tell, clock: env.SystemClock(), rand: env.SystemRand(), level: level,
+		log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))}
 	slog.SetDefault(s.log)
 	s.group = group.New(ctx)
 	defer func() {
@@ -146,7 +148,7 @@ func (s *server) startCore(services netip.Prefix) error {
 		return err
 	}
 	cfg := core.Config{
-		Clock: s.clock, Rand: s.rand, Log: s.log, Store: opener, Authority: s.ca, Services: services,
+		Clock: s.clock, Rand: s.rand, Log: s.log, Level: s.level, Store: opener, Authority: s.ca, Services: services,
 		First: s.firstObjects(), Nodes: nodes, Host: s.card.Node, Step: s.took,
 		Listeners: []core.Listener{{Listener: listener, TLS: core.ServingTLS(serving.GetCertificate)}},
 	}
