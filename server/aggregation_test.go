@@ -22,6 +22,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 
 	"proa.dev/apiserver/auth"
@@ -49,7 +50,7 @@ type extension struct {
 	ca *pki.Authority
 
 	mu      sync.Mutex
-	gadgets map[string]string // NAMESPACE/NAME
+	gadgets map[string]string // UID by NAMESPACE/NAME
 	last    http.Header       // of the last request of a user
 	peer    string
 	slow    bool
@@ -77,6 +78,12 @@ func newExtension(t *testing.T, clients []byte) *extension {
 	e.StartTLS()
 	t.Cleanup(func() { e.CloseClientConnections(); e.Close() })
 	return e
+}
+
+func (e *extension) uid(gadget string) string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.gadgets[gadget]
 }
 
 func (e *extension) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -130,6 +137,10 @@ func (e *extension) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		e.mu.Unlock()
 		answer(200, map[string]any{"apiVersion": "ext.example.org/v1", "kind": "GadgetList", "metadata": map[string]any{}, "items": items})
+	case strings.HasPrefix(rest, "gadgets/") && r.Method == "GET" && e.uid(ns+rest[len("gadgets"):]) != "":
+		g := gadget(ns, rest[len("gadgets/"):])
+		g["metadata"].(map[string]any)["uid"] = e.uid(ns + rest[len("gadgets"):])
+		answer(200, g)
 	case rest == "gadgets" && r.Method == "POST":
 		var in metav1.PartialObjectMetadata
 		json.NewDecoder(r.Body).Decode(&in)
@@ -394,6 +405,31 @@ func TestAggregation(t *testing.T) {
 	ext.mu.Unlock()
 	if left {
 		t.Error("the namespace is gone, and what was in it elsewhere is not")
+	}
+
+	// Owners over there are asked about: what is owned by one that is there stays.
+	ext.mu.Lock()
+	ext.gadgets["default/keeper"] = "u-keeper"
+	ext.mu.Unlock()
+	own := func(name, owner, uid string) {
+		create(kind.ConfigMap, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name,
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "ext.example.org/v1", Kind: "Gadget", Name: owner, UID: types.UID(uid)}}}})
+	}
+	own("kept", "keeper", "u-keeper")
+	own("old", "keeper", "u-old")
+	own("lost", "nobody", "u-nobody")
+	for _, name := range []string{"old", "lost"} {
+		eventually(t, name+" is collected", func() (bool, any) {
+			o := s.View.Snapshot().Get(kind.ConfigMap, "default", name)
+			return o == nil, o
+		})
+	}
+	eventually(t, "the owner is looked up", func() (bool, any) {
+		o, ok := s.others.Owner(s.View.Snapshot(), metav1.OwnerReference{APIVersion: "ext.example.org/v1", Kind: "Gadget", Name: "keeper", UID: "u-keeper"}, "default")
+		return ok && o.IsKnown && !o.IsAbsent, o
+	})
+	if s.View.Snapshot().Get(kind.ConfigMap, "default", "kept") == nil {
+		t.Error("what is owned by an object elsewhere was collected")
 	}
 
 	// A server that hangs harms itself.

@@ -57,6 +57,7 @@ import (
 	"proa.dev/control/apiservice"
 	"proa.dev/control/certificate"
 	"proa.dev/control/customresource"
+	"proa.dev/control/garbage"
 	"proa.dev/control/namespace"
 	"proa.dev/control/parts"
 	"proa.dev/control/serviceaddress"
@@ -429,8 +430,11 @@ func (s *Server) assemble() error {
 	}
 	all := append(parts.All(kind.All, string(c.First.CA)), certificate.ApproverPart(s.mayRequest), admissionpolicy.Part(policy.Warnings))
 	for i := range all {
-		if all[i].Name == namespace.Name {
+		switch all[i].Name {
+		case namespace.Name:
 			all[i] = namespace.PartWith(kind.All, s.elsewhere)
+		case garbage.Name:
+			all[i] = garbage.PartWith(kind.All, s.owner)
 		}
 	}
 	s.parts = append(chosenParts(all, s.on), c.Parts...)

@@ -137,6 +137,12 @@ func apiserverConfig(ctx context.Context, t *flagTable, log *slog.Logger) (core.
 				AuthorizedTTL: r.duration("authorization-webhook-cache-authorized-ttl"), UnauthorizedTTL: r.duration("authorization-webhook-cache-unauthorized-ttl")},
 		},
 	}
+	if certFile, keyFile := t.str("proxy-client-cert-file"), t.str("proxy-client-key-file"); certFile != "" || keyFile != "" {
+		pair := &filePair{cert: certFile, key: keyFile}
+		_, err := pair.get()
+		r.fail("proxy-client-cert-file", err)
+		c.FrontProxy = pair.get
+	}
 	if t.given("anonymous-auth") {
 		c.Access.Anonymous = &anonymous
 	}

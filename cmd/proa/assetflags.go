@@ -280,8 +280,8 @@ peer-ca-file|string||idle|servers do not pass requests on
 permit-address-sharing|bool|false|idle|the port is this process's alone
 permit-port-sharing|bool|false|idle|the port is this process's alone
 profiling|bool|true|done|/debug/pprof, for those who may
-proxy-client-cert-file|string||idle|aggregated servers get a certificate of the server's own
-proxy-client-key-file|string||idle|aggregated servers get a certificate of the server's own
+proxy-client-cert-file|string||done|certificate that servers behind APIServices are shown (default: one of the server's own)
+proxy-client-key-file|string||done|its key
 request-timeout|duration|1m0s|done|of everything but watches and streams
 requestheader-allowed-names|list||done|names of the front proxy's certificate
 requestheader-client-ca-file|string||done|certificates that sign the front proxy's

@@ -13,6 +13,10 @@
 // in another namespace counts as absent. Owners of kinds that are not served, and
 // namespaced owners of cluster-wide objects, cannot be looked up: such a dependent
 // is left alone, in the second case with an event.
+//
+// Owners of kinds that a server behind an APIService has are asked about there, in the
+// background (Ask). Dependents over there are theirs to collect: nothing here sees
+// them.
 package garbage
 
 import (
@@ -31,11 +35,40 @@ import (
 	"proa.dev/view"
 )
 
-const source = "garbage-collector-controller"
+// Name of the part.
+const Name = "garbage-collector-controller"
+
+const source = Name
+
+// Owner is what is known of an owner that is not in the view.
+type Owner uint8
+
+// What may be known. An answer Absent is final; the others may change.
+const (
+	Unknown Owner = iota // nobody has its kind, or who has it cannot be asked
+	Asking               // it is being found out
+	Present
+	Absent
+	Waiting // it is going and waits for its dependents
+)
+
+// Ask says how an owner is that a server behind an APIService has; namespace is the
+// dependent's. elsewhere is false for kinds that no such server has. It does not
+// block.
+type Ask func(s view.Snapshot, r metav1.OwnerReference, namespace string) (o Owner, elsewhere bool)
+
+// Pauses until an owner elsewhere is asked about again.
+const (
+	askAgain   = 200 * time.Millisecond
+	checkAgain = 30 * time.Second
+)
 
 // Part registers the collector for every stored kind of table but events.
-func Part(table *kind.Table) control.Part {
-	c := collector{kinds: map[schema.GroupKind]*kind.Kind{}}
+func Part(table *kind.Table) control.Part { return PartWith(table, nil) }
+
+// PartWith also asks about owners that servers behind APIServices have.
+func PartWith(table *kind.Table, ask Ask) control.Part {
+	c := collector{kinds: map[schema.GroupKind]*kind.Kind{}, ask: ask}
 	var all []*kind.Kind
 	for _, k := range table.BuiltIn() {
 		if k.Virtual {
@@ -50,7 +83,7 @@ func Part(table *kind.Table) control.Part {
 		}
 	}
 	return control.Part{
-		Name: source, Kinds: all, Custom: true, When: matters, Plan: c.plan,
+		Name: Name, Kinds: all, Custom: true, When: matters, Plan: c.plan,
 		Wakes: []control.Wake{
 			// An owner that has gone wakes its dependents.
 			{When: func(_, new kind.Object) bool { return new == nil }, To: func(s view.Snapshot, o kind.Object) []view.Ref {
@@ -106,6 +139,7 @@ func blocks(r metav1.OwnerReference) bool {
 
 type collector struct {
 	kinds map[schema.GroupKind]*kind.Kind
+	ask   Ask
 }
 
 // find looks a kind up by what owner references and objects say; nil: not served.
@@ -126,9 +160,9 @@ func (c collector) ref(s view.Snapshot, o kind.Object) (view.Ref, bool) {
 	k := c.find(s, gvk)
 	if k == nil {
 		// Stored in a version that is not served any more.
-		for _, row := range s.Table().Custom() {
-			if row.Group == gvk.Group && row.Kind == gvk.Kind {
-				k = row.Root()
+		for d := range s.Table().Group(gvk.Group) {
+			if d.Root.Kind == gvk.Kind {
+				k = d.Root
 				break
 			}
 		}
@@ -167,7 +201,7 @@ func (c collector) owner(s view.Snapshot, o kind.Object, r metav1.OwnerReference
 func has(o kind.Object, finalizer string) bool { return slices.Contains(o.GetFinalizers(), finalizer) }
 
 // plan looks at one object: as an owner that is going, else as a dependent.
-func (c collector) plan(s view.Snapshot, ref view.Ref, _ time.Time) (act.List, time.Time) {
+func (c collector) plan(s view.Snapshot, ref view.Ref, now time.Time) (act.List, time.Time) {
 	o := s.Lookup(ref)
 	if o == nil {
 		return nil, time.Time{}
@@ -181,7 +215,11 @@ func (c collector) plan(s view.Snapshot, ref view.Ref, _ time.Time) (act.List, t
 		}
 		return nil, time.Time{}
 	}
-	return c.dependent(s, ref, o), time.Time{}
+	actions, again := c.dependent(s, ref, o)
+	if again == 0 {
+		return actions, time.Time{}
+	}
+	return actions, now.Add(again)
 }
 
 // orphan takes the owner out of its dependents, then lets it go.
@@ -210,7 +248,8 @@ func (c collector) foreground(s view.Snapshot, ref view.Ref, o kind.Object) (act
 			}
 		}
 		if d.GetDeletionTimestamp() == nil {
-			actions = append(actions, c.dependent(s, r, d)...)
+			more, _ := c.dependent(s, r, d)
+			actions = append(actions, more...)
 		}
 	}
 	if !blocked {
@@ -219,14 +258,38 @@ func (c collector) foreground(s view.Snapshot, ref view.Ref, o kind.Object) (act
 	return actions
 }
 
-// dependent deletes o when its owners are gone or wait for it.
-func (c collector) dependent(s view.Snapshot, ref view.Ref, o kind.Object) act.List {
+// dependent deletes o when its owners are gone or wait for it. A positive duration
+// says when to look again at owners elsewhere.
+func (c collector) dependent(s view.Snapshot, ref view.Ref, o kind.Object) (_ act.List, again time.Duration) {
 	var solid, absent, waiting int
 	gone := map[string]bool{}
 	var events act.List
 	for _, r := range o.GetOwnerReferences() {
 		owner, known := c.owner(s, o, r)
+		there, elsewhere := Unknown, false
+		if !known && c.ask != nil {
+			there, elsewhere = c.ask(s, r, o.GetNamespace())
+		}
 		switch {
+		case elsewhere:
+			switch there {
+			case Absent:
+				absent++
+				gone[string(r.UID)] = true
+				continue
+			case Waiting:
+				waiting++
+				gone[string(r.UID)] = true
+			default:
+				solid++
+			}
+			wait := checkAgain
+			if there == Asking {
+				wait = askAgain
+			}
+			if again == 0 || wait < again {
+				again = wait
+			}
 		case !known:
 			solid++
 			if o.GetNamespace() == "" && c.namespaced(s, r) {
@@ -245,9 +308,9 @@ func (c collector) dependent(s view.Snapshot, ref view.Ref, o kind.Object) act.L
 	}
 	switch {
 	case absent+waiting == 0:
-		return events
+		return events, again
 	case solid > 0:
-		return append(events, without(ref, o, func(r metav1.OwnerReference) bool { return gone[string(r.UID)] }, "owners are gone, others remain"))
+		return append(events, without(ref, o, func(r metav1.OwnerReference) bool { return gone[string(r.UID)] }, "owners are gone, others remain")), again
 	}
 	d := act.Delete{Target: ref, UID: o.GetUID(), Propagation: metav1.DeletePropagationBackground, Reason: "owner-gone"}
 	if waiting > 0 {
@@ -270,7 +333,7 @@ func (c collector) dependent(s view.Snapshot, ref view.Ref, o kind.Object) act.L
 			actions = append(actions, r)
 		}
 	}
-	return append(actions, d)
+	return append(actions, d), again
 }
 
 func (c collector) namespaced(s view.Snapshot, r metav1.OwnerReference) bool {

@@ -83,6 +83,9 @@ type Aggregator struct {
 	known map[string]*known // by name of the APIService
 	empty map[string]*Emptied
 	asked chan struct{} // a token: a namespace is to be emptied
+	// What is known of owners on other servers, and a token: somebody wants to know.
+	owners map[ownerKey]*Owner
+	wanted chan struct{}
 }
 
 // State is what is known of the servers; it does not change, a new one takes its
@@ -115,7 +118,7 @@ func New(cfg Config) *Aggregator {
 	if cfg.Dial == nil {
 		cfg.Dial = (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext
 	}
-	a := &Aggregator{cfg: cfg, meter: newMeter(), ways: map[string]*Way{}, known: map[string]*known{}, empty: map[string]*Emptied{}, asked: make(chan struct{}, 1)}
+	a := &Aggregator{cfg: cfg, meter: newMeter(), ways: map[string]*Way{}, known: map[string]*known{}, empty: map[string]*Emptied{}, asked: make(chan struct{}, 1), wanted: make(chan struct{}, 1)}
 	a.state.Store(&State{})
 	return a
 }

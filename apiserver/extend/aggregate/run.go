@@ -58,6 +58,7 @@ func (a *Aggregator) Run(ctx context.Context, cl client.Client) error {
 		}
 	}()
 	all.Go(func() { a.emptying(ctx) })
+	all.Go(func() { a.asking(ctx) })
 	watched := []*kind.Kind{kind.APIService, kind.Service, kind.EndpointSlice}
 	cursor := make([]int64, len(watched))
 	fresh := true
