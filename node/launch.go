@@ -494,12 +494,7 @@ func (w *worker) runHook(ctx context.Context, h *corev1.LifecycleHandler, p *cor
 		}
 		return nil
 	case h.HTTPGet != nil:
-		ip := p.Status.PodIP
-		ok, message, err := probe.HTTPGet(ctx, h.HTTPGet, probe.Target{IP: ip, Spec: spec})
-		if err == nil && !ok {
-			err = errors.New(message)
-		}
-		return err
+		return probe.Tell(ctx, h.HTTPGet, probe.Target{IP: p.Status.PodIP, Spec: spec})
 	case h.Sleep != nil:
 		w.a.sleep(ctx, seconds(h.Sleep.Seconds))
 		return nil

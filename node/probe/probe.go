@@ -185,16 +185,26 @@ var transport = &http.Transport{
 // userAgent as upstream's, which applications exempt from their logs.
 const userAgent = "kube-probe/1.37"
 
-// HTTPGet makes one request as probes and lifecycle hooks do. A redirect to
-// another host counts as a success, with a warning, and is not followed.
-func HTTPGet(ctx context.Context, a *corev1.HTTPGetAction, t Target) (ok bool, message string, err error) {
-	return httpGet(ctx, a, t, 0)
+// Tell makes the request of a lifecycle hook. Any answer will do, whatever its
+// status, as with upstream's: the container is told, not asked.
+func Tell(ctx context.Context, a *corev1.HTTPGetAction, t Target) error {
+	resp, err := send(ctx, a, t, 0)
+	if err != nil {
+		return err
+	}
+	io.Copy(io.Discard, io.LimitReader(resp.Body, 10<<10))
+	return resp.Body.Close()
 }
 
-func httpGet(ctx context.Context, a *corev1.HTTPGetAction, t Target, timeout time.Duration) (ok bool, message string, err error) {
+// unanswered is why a request got no answer.
+type unanswered struct{ error }
+
+// send makes one request as probes and lifecycle hooks do. A redirect to another
+// host is not followed.
+func send(ctx context.Context, a *corev1.HTTPGetAction, t Target, timeout time.Duration) (*http.Response, error) {
 	port, err := Port(a.Port, t.Spec)
 	if err != nil {
-		return false, "", err
+		return nil, err
 	}
 	host := a.Host
 	if host == "" {
@@ -211,7 +221,7 @@ func httpGet(ctx context.Context, a *corev1.HTTPGetAction, t Target, timeout tim
 	u.Host = net.JoinHostPort(host, strconv.Itoa(port))
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return false, "", err
+		return nil, err
 	}
 	for _, h := range a.HTTPHeaders {
 		if http.CanonicalHeaderKey(h.Name) == "Host" {
@@ -239,7 +249,19 @@ func httpGet(ctx context.Context, a *corev1.HTTPGetAction, t Target, timeout tim
 	}}
 	resp, err := client.Do(req)
 	if err != nil {
-		return false, err.Error(), nil
+		return nil, unanswered{err}
+	}
+	return resp, nil
+}
+
+// httpGet probes. A redirect to another host counts as a success, with a warning.
+func httpGet(ctx context.Context, a *corev1.HTTPGetAction, t Target, timeout time.Duration) (ok bool, message string, err error) {
+	resp, err := send(ctx, a, t, timeout)
+	switch none, is := err.(unanswered); {
+	case is:
+		return false, none.Error(), nil
+	case err != nil:
+		return false, "", err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 10<<10))

@@ -58,8 +58,8 @@ func TestHTTP(t *testing.T) {
 	u, _ := url.Parse(srv.URL)
 	tg, _ := target(t, u.Host)
 	get := func(path string) (bool, string, error) {
-		return HTTPGet(ctx, &corev1.HTTPGetAction{Path: path, Port: intstr.FromString("web"),
-			HTTPHeaders: []corev1.HTTPHeader{{Name: "X-A", Value: "1"}, {Name: "Host", Value: "shop.example"}}}, tg)
+		return httpGet(ctx, &corev1.HTTPGetAction{Path: path, Port: intstr.FromString("web"),
+			HTTPHeaders: []corev1.HTTPHeader{{Name: "X-A", Value: "1"}, {Name: "Host", Value: "shop.example"}}}, tg, 0)
 	}
 	if ok, m, err := get("/?q=1"); !ok || err != nil {
 		t.Errorf("good: %q %v", m, err)
@@ -87,10 +87,20 @@ func TestHTTP(t *testing.T) {
 	if ok, m, err := p.once(ctx, slow, tg); ok || err != nil || m != fmt.Sprintf("Get %q: context deadline exceeded (Client.Timeout exceeded while awaiting headers)", srv.URL+"/slow") {
 		t.Errorf("slow: %v %q %v", ok, m, err)
 	}
-	if _, _, err := HTTPGet(ctx, &corev1.HTTPGetAction{Port: intstr.FromString("none")}, tg); err == nil || err.Error() != "couldn't find port: none for container app" {
+	if _, _, err := httpGet(ctx, &corev1.HTTPGetAction{Port: intstr.FromString("none")}, tg, 0); err == nil || err.Error() != "couldn't find port: none for container app" {
 		t.Errorf("no such port: %v", err)
 	}
+	// A hook tells and does not ask.
+	tell := func(path string) error {
+		return Tell(ctx, &corev1.HTTPGetAction{Path: path, Port: intstr.FromString("web")}, tg)
+	}
+	if err := tell("/bad"); err != nil {
+		t.Errorf("a hook that is answered with 500: %v", err)
+	}
 	srv.Close()
+	if err := tell("/"); err == nil || !strings.Contains(err.Error(), "connection refused") {
+		t.Errorf("a hook that nobody answers: %v", err)
+	}
 	if ok, m, err := get("/"); ok || err != nil || !strings.Contains(m, "connection refused") {
 		t.Errorf("closed: %v %q %v", ok, m, err)
 	}

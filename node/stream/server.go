@@ -329,7 +329,9 @@ func (s *server) exec(w http.ResponseWriter, r *http.Request) {
 		})
 		return
 	}
-	remotecommand.ServeExec(w, r, commands{s.Streams}, "", "", id, cmd, o, s.IdleTimeout, s.CreationTimeout, remotecommand.SupportedStreamingProtocols)
+	u := &upgraded{ResponseWriter: w}
+	defer u.end()
+	remotecommand.ServeExec(u, r, commands{s.Streams}, "", "", id, cmd, o, s.IdleTimeout, s.CreationTimeout, remotecommand.SupportedStreamingProtocols)
 }
 
 func (s *server) attach(w http.ResponseWriter, r *http.Request) {
@@ -343,7 +345,9 @@ func (s *server) attach(w http.ResponseWriter, r *http.Request) {
 		})
 		return
 	}
-	remotecommand.ServeAttach(w, r, commands{s.Streams}, "", "", id, o, s.IdleTimeout, s.CreationTimeout, remotecommand.SupportedStreamingProtocols)
+	u := &upgraded{ResponseWriter: w}
+	defer u.end()
+	remotecommand.ServeAttach(u, r, commands{s.Streams}, "", "", id, o, s.IdleTimeout, s.CreationTimeout, remotecommand.SupportedStreamingProtocols)
 }
 
 func (s *server) target(w http.ResponseWriter, r *http.Request) (*remotecommand.Options, string, bool) {
@@ -462,5 +466,7 @@ func (s *server) portForward(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	portforward.ServePortForward(w, r, commands{s.Streams}, id, "", o, s.IdleTimeout, s.CreationTimeout, portforward.SupportedProtocols)
+	u := &upgraded{ResponseWriter: w}
+	defer u.end()
+	portforward.ServePortForward(u, r, commands{s.Streams}, id, "", o, s.IdleTimeout, s.CreationTimeout, portforward.SupportedProtocols)
 }

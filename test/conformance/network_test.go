@@ -357,6 +357,12 @@ func endpointsLatency(t *testing.T, c *cluster) {
 	w, err := c.CoreV1().Endpoints(ns).Watch(t.Context(), metav1.ListOptions{})
 	ok(t, err)
 	defer w.Stop()
+	t.Cleanup(func() {
+		if t.Failed() {
+			l, err := c.CoreV1().Endpoints(ns).List(contextOf(t), metav1.ListOptions{})
+			t.Logf("%d endpoints are there (%v)", len(l.Items), err)
+		}
+	})
 	var took []time.Duration
 	for i := range 100 {
 		name, from := fmt.Sprintf("latency-%d", i), time.Now()

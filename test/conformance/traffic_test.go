@@ -424,7 +424,9 @@ func services() {
 			s.Ports[0].TargetPort.IntVal = 8080
 		}
 	}
-	url := func(host string, port int32) string { return fmt.Sprintf("timeout 2 wget -qO- http://%s:%d/", host, port) }
+	url := func(host string, port int32) string {
+		return fmt.Sprintf("timeout 2 wget -qO- http://%s:%d/", host, port)
+	}
 	live(words+"serve a basic endpoint from pods", func(t *testing.T, c *cluster) {
 		ns := c.namespace(t)
 		s := c.service(t, ns, "s", "w", nil)

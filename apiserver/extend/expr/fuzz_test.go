@@ -1,7 +1,7 @@
 package expr
 
 import (
-	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -35,17 +35,15 @@ func FuzzExpression(f *testing.F) {
 	v := &admission.VersionedAttributes{Attributes: attributes, VersionedKind: gvk}
 	v.VersionedObject.Set(pod)
 	f.Fuzz(func(t *testing.T, text string) {
+		// Nothing ends a compilation but its own limits.
+		late := time.AfterFunc(10*time.Second, func() { panic(fmt.Sprintf("%q is not done", text)) })
+		defer late.Stop()
 		scope := NewScope(false)
 		scope.Add(&Variable{Name: "v", Expression: text}, environment.StoredExpressions)
 		for _, s := range []*Scope{nil, scope} {
 			for _, e := range []string{text, "variables.v == " + text, "(" + text + ") && true"} {
-				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 				c := CompileConditions([]admissionregv1.MatchCondition{{Name: "c", Expression: e}}, s)
-				c.Match(ctx, v, gvr, nil, Authorizer{auth.Chain{}}, nil)
-				if ctx.Err() != nil {
-					t.Fatalf("%q takes longer than its budget allows", e)
-				}
-				cancel()
+				c.Match(t.Context(), v, gvr, nil, Authorizer{auth.Chain{}}, nil)
 			}
 		}
 	})
