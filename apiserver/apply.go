@@ -110,23 +110,17 @@ func (s *Server) apply(ctx context.Context, c *call, data []byte, o metav1.Patch
 	if err != nil {
 		return nil, false, err
 	}
-	sent := map[string]any{}
-	if err := yaml.Unmarshal(data, &sent); err != nil {
-		return nil, false, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+	sent, warnings, err := appliedDocument(data, o.FieldValidation)
+	if err != nil {
+		return nil, false, err
 	}
-	if o.FieldValidation != metav1.FieldValidationIgnore {
-		var again map[string]any
-		if err := yaml.UnmarshalStrict(data, &again); err != nil {
-			if o.FieldValidation == metav1.FieldValidationStrict {
-				return nil, false, apierrors.NewBadRequest(fmt.Sprintf("error strict decoding YAML: %v", err))
-			}
-			c.warn(err.Error())
-		}
+	for _, w := range warnings {
+		c.warn(w)
 	}
 	force := o.Force != nil && *o.Force
 	merge := func(live kind.Object) (kind.Object, error) {
 		live.GetObjectKind().SetGroupVersionKind(c.kind.GVK())
-		u := &unstructured.Unstructured{Object: runtime.DeepCopyJSON(normal(sent))}
+		u := &unstructured.Unstructured{Object: runtime.DeepCopyJSON(sent)}
 		if rv := u.GetResourceVersion(); rv != "" && rv != live.GetResourceVersion() {
 			return nil, modified(c, c.name)
 		}
@@ -138,13 +132,7 @@ func (s *Server) apply(ctx context.Context, c *call, data []byte, o metav1.Patch
 		}
 		out, err := m.Apply(live, u, o.FieldManager, force)
 		if err != nil {
-			var se *apierrors.StatusError
-			if errors.As(err, &se) {
-				return nil, err
-			}
-			// Upstream's answer to a document that does not fit the schema, too: 500 with the
-			// words of the merge.
-			return nil, &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: 500, Message: err.Error()}}
+			return nil, mergeError(err)
 		}
 		made, ok := out.(kind.Object)
 		if ok {
@@ -200,6 +188,33 @@ func (s *Server) apply(ctx context.Context, c *call, data []byte, o metav1.Patch
 		err = modified(c, c.name)
 	}
 	return obj, created, err
+}
+
+// appliedDocument reads the body of an apply.
+func appliedDocument(data []byte, validation string) (sent map[string]any, warnings []string, err error) {
+	if err := yaml.Unmarshal(data, &sent); err != nil {
+		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+	}
+	if validation != metav1.FieldValidationIgnore {
+		var again map[string]any
+		if err := yaml.UnmarshalStrict(data, &again); err != nil {
+			if validation == metav1.FieldValidationStrict {
+				return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error strict decoding YAML: %v", err))
+			}
+			warnings = []string{err.Error()}
+		}
+	}
+	return normal(sent), warnings, nil
+}
+
+// mergeError is the answer to a document that cannot be merged. What does not fit the
+// schema is, as upstream has it, 500 with the words of the merge.
+func mergeError(err error) error {
+	var se *apierrors.StatusError
+	if errors.As(err, &se) {
+		return err
+	}
+	return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: 500, Message: err.Error()}}
 }
 
 // normal turns the integers that YAML gives into what DeepCopyJSON takes.

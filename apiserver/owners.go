@@ -32,6 +32,8 @@ func doorOf(k *kind.Kind, sub string) fields.Door {
 		d.Reset = []string{"status"}
 	case sub == "approval":
 		d.Reset = []string{"spec", "status.certificate"}
+	case sub == "scale":
+		d.Only = []string{replicasPath(k)}
 	case sub == "ephemeralcontainers":
 		d.Only = []string{"spec.ephemeralContainers"}
 	case sub == "resize":

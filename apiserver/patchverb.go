@@ -5,15 +5,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
+	"proa.dev/apiserver/fields"
 	"proa.dev/apiserver/patch"
 	"proa.dev/client/wire"
 	"proa.dev/kind"
@@ -131,12 +136,31 @@ var scaleGVK = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
 
 // setScale writes the replicas of a Scale; next makes it from the current one.
 func (s *Server) setScale(ctx context.Context, c *call, next func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error), dryRun []string) (*autoscalingv1.Scale, error) {
+	manager := c.manager
+	if manager == "" {
+		manager, _, _ = strings.Cut(c.agent, "/")
+	}
+	return s.scale(ctx, c, change{dryRun: isDryRun(dryRun), tracks: true, manager: manager}, next)
+}
+
+// scale makes a change through the scale door: next makes the Scale of what the
+// object holds.
+func (s *Server) scale(ctx context.Context, c *call, ch change, next func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error)) (*autoscalingv1.Scale, error) {
 	if c.kind.Scale == nil {
 		return nil, notFound(c, c.name)
 	}
 	through := *c
-	ch := change{door: mainDoor(working(c.kind)), dryRun: isDryRun(dryRun), make: func(old kind.Object) (kind.Object, error) {
+	through.sub = "scale"
+	ch.door = mainDoor(working(c.kind))
+	ch.make = func(old kind.Object) (kind.Object, error) {
 		now := scaleOf(c.kind, old)
+		if ch.applied {
+			// Entries of an apply are those of the replicas.
+			var err error
+			if now.ManagedFields, err = scaleEntries(c.kind, old).ToSubresource(); err != nil {
+				return nil, err
+			}
+		}
 		sc, err := next(now.DeepCopy())
 		if err != nil {
 			return nil, err
@@ -156,15 +180,77 @@ func (s *Server) setScale(ctx context.Context, c *call, next func(*autoscalingv1
 		if sc.ResourceVersion != "" && sc.ResourceVersion != now.ResourceVersion {
 			return nil, modified(c, c.name)
 		}
+		if ch.applied {
+			entries, err := scaleEntries(c.kind, old).ToParent(sc.ManagedFields)
+			if err != nil {
+				return nil, err
+			}
+			old.SetManagedFields(s.ownTimes(entries, old.GetManagedFields()))
+		}
 		c.kind.Scale.SetSpecReplicas(old, sc.Spec.Replicas)
 		if sc.ResourceVersion == "" {
 			old.SetResourceVersion("")
 		}
 		return old, nil
-	}}
+	}
 	obj, _, err := s.modify(ctx, &through, ch)
 	if err != nil {
 		return nil, err
 	}
 	return scaleOf(c.kind, obj), nil
+}
+
+// scaleEntries turns the owners of an object's replicas into those of its Scale and
+// back.
+func scaleEntries(k *kind.Kind, obj kind.Object) *managedfields.ScaleHandler {
+	var parts []any
+	for _, p := range strings.Split(replicasPath(k), ".") {
+		parts = append(parts, p)
+	}
+	return managedfields.NewScaleHandler(obj.GetManagedFields(), k.GVK().GroupVersion(),
+		managedfields.ResourcePathMappings{k.APIVersion(): fieldpath.MakePathOrDie(parts...)})
+}
+
+// replicasPath is where an object has what its Scale sets.
+func replicasPath(k *kind.Kind) string {
+	if p, ok := k.Extension.(interface{ ReplicasPath() string }); ok {
+		return p.ReplicasPath()
+	}
+	return "spec.replicas"
+}
+
+// applyScale carries out an apply patch of a Scale.
+func (s *Server) applyScale(ctx context.Context, c *call, data []byte, o metav1.PatchOptions) (*autoscalingv1.Scale, error) {
+	if errs := metav1validation.ValidatePatchOptions(&o, types.ApplyYAMLPatchType); len(errs) > 0 {
+		return nil, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "PatchOptions"}, "", errs)
+	}
+	m, err := managedfields.NewDefaultFieldManager(fields.BuiltIn(), versions{kind.Scheme()}, noDefaults{}, kind.Scheme(), scaleGVK, scaleGVK.GroupVersion(), "scale", nil)
+	if err != nil {
+		return nil, fmt.Errorf("make field manager of scales: %w", err)
+	}
+	sent, warnings, err := appliedDocument(data, o.FieldValidation)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range warnings {
+		c.warn(w)
+	}
+	return s.scale(ctx, c, change{dryRun: isDryRun(o.DryRun), options: &o, applied: true}, func(now *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
+		u := &unstructured.Unstructured{Object: runtime.DeepCopyJSON(sent)}
+		if u.GetName() == "" {
+			u.SetName(c.name)
+		}
+		if u.GetNamespace() == "" {
+			u.SetNamespace(c.namespace)
+		}
+		out, err := m.Apply(now, u, o.FieldManager, o.Force != nil && *o.Force)
+		if err != nil {
+			return nil, mergeError(err)
+		}
+		sc, ok := out.(*autoscalingv1.Scale)
+		if !ok {
+			return nil, fmt.Errorf("apply scale of %s %q: merging gave a %T", c.kind, c.name, out)
+		}
+		return sc, nil
+	})
 }

@@ -323,6 +323,7 @@ func (q *request) serveScale(ctx context.Context, c *call) error {
 		if err := q.decode(sent, scaleGVK, q.query.Get("fieldValidation")); err != nil {
 			return err
 		}
+		c.manager = q.manager()
 		sc, err = q.s.setScale(ctx, c, func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error) { return sent, nil }, q.query["dryRun"])
 	case "patch":
 		t, data, o, done, e := q.patchBody()

@@ -11,7 +11,6 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -31,7 +30,12 @@ func invalidScale(name string, replicas int32) error {
 }
 
 func (s *Server) patchScale(ctx context.Context, c *call, t types.PatchType, data []byte, o metav1.PatchOptions) (scaleObject, error) {
-	return s.setScale(ctx, c, func(now *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
+	if t == types.ApplyYAMLPatchType {
+		return s.applyScale(ctx, c, data, o)
+	}
+	through := *c
+	through.manager = o.FieldManager
+	return s.setScale(ctx, &through, func(now *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
 		out := new(autoscalingv1.Scale)
 		_, err := s.applyPatch(c, t, data, now, out, scaleGVK, o.FieldValidation)
 		return out, err
@@ -50,41 +54,6 @@ func (s *Server) specialDoor(k *kind.Kind, sub string) *kind.Door {
 			kept.Spec.Finalizers = n.Spec.Finalizers
 			*n = *kept
 		}}
-	case k == kind.Pod && sub == "ephemeralcontainers":
-		return &kind.Door{
-			PrepareUpdate: func(new, old kind.Object) {
-				n, o := new.(*corev1.Pod), old.(*corev1.Pod)
-				kept := o.DeepCopy()
-				kept.Spec.EphemeralContainers = n.Spec.EphemeralContainers
-				kept.ResourceVersion = n.ResourceVersion
-				*n = *kept
-				if len(n.Spec.EphemeralContainers) != len(o.Spec.EphemeralContainers) && n.Generation > 0 {
-					n.Generation++
-				}
-			},
-			ValidateUpdate: validateEphemeral,
-		}
-	case k == kind.Pod && sub == "resize":
-		return &kind.Door{
-			PrepareUpdate: func(new, old kind.Object) {
-				n, o := new.(*corev1.Pod), old.(*corev1.Pod)
-				kept := o.DeepCopy()
-				resize(kept.Spec.Containers, n.Spec.Containers)
-				resize(kept.Spec.InitContainers, n.Spec.InitContainers)
-				kept.ResourceVersion = n.ResourceVersion
-				*n = *kept
-				if n.Generation > 0 {
-					n.Generation++
-				}
-			},
-			ValidateUpdate: func(new, old kind.Object) field.ErrorList {
-				n, o := new.(*corev1.Pod), old.(*corev1.Pod)
-				if n.Status.QOSClass != "" && qosOf(n) != n.Status.QOSClass && o.Status.QOSClass == n.Status.QOSClass {
-					return field.ErrorList{field.Invalid(field.NewPath("spec"), n.Status.QOSClass, "Pod QOS Class may not change as a result of resizing")}
-				}
-				return nil
-			},
-		}
 	case k == kind.CertificateSigningRequest && sub == "approval":
 		return &kind.Door{ValidateUpdate: ownDoor(k, sub).ValidateUpdate, PrepareUpdate: func(new, old kind.Object) {
 			n, o := new.(*certificatesv1.CertificateSigningRequest), old.(*certificatesv1.CertificateSigningRequest)
@@ -104,60 +73,17 @@ func (s *Server) specialDoor(k *kind.Kind, sub string) *kind.Door {
 			*n = *kept
 		}}
 	}
-	return nil
+	return ownDoor(k, sub)
 }
 
-// ownDoor is what the row says about a subresource.
+// ownDoor is what the row says about a subresource, nil if it says nothing.
 func ownDoor(k *kind.Kind, sub string) *kind.Door {
 	for i := range k.Subresources {
-		if k.Subresources[i].Name == sub && k.Subresources[i].Door != nil {
+		if k.Subresources[i].Name == sub {
 			return k.Subresources[i].Door
 		}
 	}
-	return &kind.Door{}
-}
-
-func validateEphemeral(new, old kind.Object) field.ErrorList {
-	n, o := new.(*corev1.Pod), old.(*corev1.Pod)
-	path := field.NewPath("spec", "ephemeralContainers")
-	var errs field.ErrorList
-	names := map[string]bool{}
-	for _, c := range n.Spec.Containers {
-		names[c.Name] = true
-	}
-	for _, c := range n.Spec.InitContainers {
-		names[c.Name] = true
-	}
-	was := map[string]*corev1.EphemeralContainer{}
-	for i := range o.Spec.EphemeralContainers {
-		was[o.Spec.EphemeralContainers[i].Name] = &o.Spec.EphemeralContainers[i]
-	}
-	for i := range n.Spec.EphemeralContainers {
-		e := &n.Spec.EphemeralContainers[i]
-		at := path.Index(i)
-		if e.Name == "" {
-			errs = append(errs, field.Required(at.Child("name"), ""))
-		} else if names[e.Name] {
-			errs = append(errs, field.Duplicate(at.Child("name"), e.Name))
-		}
-		names[e.Name] = true
-		if e.Image == "" {
-			errs = append(errs, field.Required(at.Child("image"), ""))
-		}
-		if e.TargetContainerName != "" && !hasContainer(n, e.TargetContainerName) {
-			errs = append(errs, field.NotFound(at.Child("targetContainerName"), e.TargetContainerName))
-		}
-		if prev := was[e.Name]; prev != nil {
-			delete(was, e.Name)
-			if !sameEphemeral(prev, e) {
-				errs = append(errs, field.Forbidden(path, fmt.Sprintf("existing ephemeral containers %q may not be changed\n", e.Name)))
-			}
-		}
-	}
-	for name := range was {
-		errs = append(errs, field.Forbidden(path, fmt.Sprintf("existing ephemeral containers %q may not be removed\n", name)))
-	}
-	return errs
+	return nil
 }
 
 // bind writes a pod's node name.
@@ -490,48 +416,6 @@ func (s *Server) spend(ctx context.Context, c *call, b *policyv1.PodDisruptionBu
 
 // resize takes over what the resize subresource may change: the resources and
 // resize policies of containers that exist.
-func resize(kept, sent []corev1.Container) {
-	for i := range kept {
-		for j := range sent {
-			if sent[j].Name == kept[i].Name {
-				kept[i].Resources = sent[j].Resources
-				kept[i].ResizePolicy = sent[j].ResizePolicy
-			}
-		}
-	}
-}
-
-// qosOf is the quality-of-service class of a pod by its containers' requests
-// and limits of CPU and memory (Kubernetes docs, "Pod Quality of Service
-// Classes").
-func qosOf(pod *corev1.Pod) corev1.PodQOSClass {
-	any, guaranteed := false, true
-	all := append(append([]corev1.Container(nil), pod.Spec.InitContainers...), pod.Spec.Containers...)
-	for i := range all {
-		r := &all[i].Resources
-		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-			request, limit := r.Requests[name], r.Limits[name]
-			if !request.IsZero() || !limit.IsZero() {
-				any = true
-			}
-			if limit.IsZero() || (!request.IsZero() && request.Cmp(limit) != 0) {
-				guaranteed = false
-			}
-		}
-	}
-	switch {
-	case !any:
-		return corev1.PodQOSBestEffort
-	case guaranteed:
-		return corev1.PodQOSGuaranteed
-	}
-	return corev1.PodQOSBurstable
-}
-
-func sameEphemeral(a, b *corev1.EphemeralContainer) bool {
-	return apiequality.Semantic.DeepEqual(a, b)
-}
-
 func hasContainer(pod *corev1.Pod, name string) bool {
 	for i := range pod.Spec.Containers {
 		if pod.Spec.Containers[i].Name == name {

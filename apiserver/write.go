@@ -256,7 +256,7 @@ func (s *Server) createOnce(ctx context.Context, c *call, obj kind.Object, o met
 	if dry {
 		release()
 		if s.view.Snapshot().Get(k, obj.GetNamespace(), obj.GetName()) != nil {
-			return nil, apierrors.NewAlreadyExists(k.GroupResource(), obj.GetName())
+			return nil, s.exists(k, obj)
 		}
 		return served(c.kind, obj)
 	}
@@ -290,7 +290,19 @@ func (s *Server) createOnce(ctx context.Context, c *call, obj kind.Object, o met
 		e := apierrors.NewGenerateNameConflict(k.GroupResource(), obj.GetName(), 1)
 		return nil, e
 	}
+	if errors.Is(err, store.ErrExists) {
+		return nil, s.exists(k, obj)
+	}
 	return nil, storeError(c, obj.GetName(), err)
+}
+
+// exists says that the name of a new object is taken, perhaps by one that is going.
+func (s *Server) exists(k *kind.Kind, obj kind.Object) error {
+	e := apierrors.NewAlreadyExists(k.GroupResource(), obj.GetName())
+	if have := s.view.Snapshot().Get(k, obj.GetNamespace(), obj.GetName()); have != nil && have.GetDeletionTimestamp() != nil {
+		e.ErrStatus.Message = "object is being deleted: " + e.ErrStatus.Message
+	}
+	return e
 }
 
 // fillSystemFields sets what only the server may say about a new object.

@@ -121,12 +121,28 @@ func (v *Version) FieldManager(sub string) (*managedfields.FieldManager, error) 
 		}
 	}
 	gvk := schema.GroupVersionKind{Group: d.crd.Spec.Group, Version: v.spec.Name, Kind: d.crd.Status.AcceptedNames.Kind}
-	f, err := managedfields.NewDefaultCRDFieldManager(m.converter, converter{d}, nothing{}, creater{}, gvk, gvk.GroupVersion(), sub, fieldpath.NewExcludeFilterSetMap(reset))
+	filters := fieldpath.NewExcludeFilterSetMap(reset)
+	if sub == "scale" {
+		var parts []any
+		for _, p := range strings.Split(v.ReplicasPath(), ".") {
+			parts = append(parts, p)
+		}
+		filters[fieldpath.APIVersion(d.apiVersion(v.spec.Name))] = fieldpath.NewIncludeMatcherFilter(fieldpath.MakePrefixMatcherOrDie(parts...))
+	}
+	f, err := managedfields.NewDefaultCRDFieldManager(m.converter, converter{d}, nothing{}, creater{}, gvk, gvk.GroupVersion(), sub, filters)
 	if err != nil {
 		return nil, fmt.Errorf("make field manager of %s: %w", d.crd.Name, err)
 	}
 	m.managers[key] = f
 	return f, nil
+}
+
+// ReplicasPath is where objects have what the scale subresource sets.
+func (v *Version) ReplicasPath() string {
+	if s := v.scale(); s != nil {
+		return strings.TrimPrefix(s.SpecReplicasPath, ".")
+	}
+	return "spec.replicas"
 }
 
 // Tracker notes the owners of fields in changes that are no applies, for objects whose
@@ -150,6 +166,8 @@ func (v *Version) Tracker(sub string) (*fields.Loose, error) {
 		door.Reset = []string{"status"}
 	case sub == "status" && v.hasStatus():
 		door.Reset = []string{"metadata", "spec"}
+	case sub == "scale":
+		door.Only = []string{v.ReplicasPath()}
 	}
 	t, err := fields.NewLoose(m.converter, schema.GroupVersionKind{Group: d.crd.Spec.Group, Version: v.spec.Name, Kind: d.crd.Status.AcceptedNames.Kind}, door)
 	if err != nil {
