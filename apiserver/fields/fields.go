@@ -1,6 +1,8 @@
 // Package fields knows the structure of kinds for merging: which lists are sets or
 // keyed, which maps are atomic (Kubernetes docs, "Server-Side Apply", "Merge
-// strategy"). Managed fields and mutating policies use it.
+// strategy"). Managed fields and mutating policies use it. Tracker and Loose note who
+// owns what in every write but an apply, for Go values and for documents; they give the
+// sets that structured-merge-diff gives, and say when it has to be asked itself.
 //
 // The structure of a built-in kind is made from its Go types on first use (2 ms
 // and less than 0.4 MB for a Pod; kinds share their types). That of a custom kind is what the
