@@ -360,7 +360,9 @@ func endpointsLatency(t *testing.T, c *cluster) {
 	t.Cleanup(func() {
 		if t.Failed() {
 			l, err := c.CoreV1().Endpoints(ns).List(contextOf(t), metav1.ListOptions{})
-			t.Logf("%d endpoints are there (%v)", len(l.Items), err)
+			t.Logf("%d endpoints are there (%v) at %v", len(l.Items), err, time.Now().UTC())
+			last := slices.MaxFunc(l.Items, func(a, b corev1.Endpoints) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
+			t.Logf("the last: %+v", last)
 		}
 	})
 	var took []time.Duration

@@ -210,7 +210,7 @@ func probes() {
 	const words = "[sig-node] Probing container "
 	// A file that is there for a while, and is asked for in three ways.
 	probe := func(how string, seconds int) string {
-		set := ", periodSeconds: 1, failureThreshold: 1, initialDelaySeconds: 3"
+		set := ", periodSeconds: 1, failureThreshold: 1, timeoutSeconds: 10, initialDelaySeconds: 3"
 		forget := ""
 		if seconds > 0 {
 			forget = fmt.Sprintf("(sleep %d; rm /www/healthz) &", seconds)
