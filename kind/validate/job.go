@@ -162,7 +162,9 @@ func jobSpec(s *batchv1.JobSpec, path *field.Path) field.ErrorList {
 	errs = append(errs, PodTemplateSpec(&s.Template, path.Child("template"))...)
 	restart := s.Template.Spec.RestartPolicy
 	rp := path.Child("template", "spec", "restartPolicy")
-	if restart != corev1.RestartPolicyOnFailure && restart != corev1.RestartPolicyNever {
+	if restart != "" && restart != corev1.RestartPolicyAlways && restart != corev1.RestartPolicyOnFailure && restart != corev1.RestartPolicyNever {
+		errs = append(errs, supported(restart, rp, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)...)
+	} else if restart != corev1.RestartPolicyOnFailure && restart != corev1.RestartPolicyNever {
 		errs = append(errs, field.Required(rp, fmt.Sprintf("valid values: %q, %q", corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)))
 	} else if s.PodFailurePolicy != nil && restart != corev1.RestartPolicyNever {
 		errs = append(errs, field.Invalid(rp, restart, fmt.Sprintf("only %q is supported when podFailurePolicy is specified", corev1.RestartPolicyNever)))
@@ -199,11 +201,7 @@ func indexedJob(s *batchv1.JobSpec, path *field.Path) field.ErrorList {
 }
 
 func quoted[T ~string](values ...T) string {
-	out := make([]string, len(values))
-	for i, v := range values {
-		out[i] = strconv.Quote(string(v))
-	}
-	return strings.Join(out, ", ")
+	return fmt.Sprintf("%q", values)
 }
 
 var failureActions = []batchv1.PodFailurePolicyAction{batchv1.PodFailurePolicyActionCount, batchv1.PodFailurePolicyActionFailIndex,
@@ -323,9 +321,8 @@ func successPolicy(s *batchv1.JobSpec, path *field.Path) field.ErrorList {
 			n, err := countIndexes(*r.SucceededIndexes, int(completions))
 			if err != nil {
 				errs = append(errs, field.Invalid(ip, *r.SucceededIndexes, fmt.Sprintf("error parsing succeededIndexes: %s", err)))
-			} else {
-				total = n
 			}
+			total = n
 		}
 		if r.SucceededCount != nil {
 			cp := p.Child("succeededCount")
@@ -422,8 +419,8 @@ func completionsUpdate(new, old *batchv1.JobSpec, path *field.Path) field.ErrorL
 
 func jobTemplateUpdate(new, old *batchv1.Job, path *field.Path) field.ErrorList {
 	before := old.Spec.Template
-	suspended := deref(old.Spec.Suspend) && old.Status.StartTime == nil
-	if suspended {
+	// Where and with what a job's pods run may change while it has none.
+	if deref(old.Spec.Suspend) && (old.Status.StartTime == nil || old.Status.Active == 0) {
 		before = *before.DeepCopy()
 		now := &new.Spec.Template
 		if now.Spec.Affinity != nil || before.Spec.Affinity != nil {
@@ -446,57 +443,13 @@ func jobTemplateUpdate(new, old *batchv1.Job, path *field.Path) field.ErrorList 
 		before.Annotations = now.Annotations
 		before.Labels = now.Labels
 		before.Spec.SchedulingGates = now.Spec.SchedulingGates
+		for _, pair := range [][2][]corev1.Container{{before.Spec.Containers, now.Spec.Containers}, {before.Spec.InitContainers, now.Spec.InitContainers}} {
+			for i := range min(len(pair[0]), len(pair[1])) {
+				pair[0][i].Resources = pair[1][i].Resources
+			}
+		}
 	}
 	return unchanged(new.Spec.Template, before, path)
-}
-
-// JobStatusUpdate checks an update of a job's status.
-func JobStatusUpdate(new, old *batchv1.Job) field.ErrorList {
-	errs := ObjectMetaUpdate(&new.ObjectMeta, &old.ObjectMeta, meta())
-	s, path := &new.Status, status()
-	errs = append(errs, nonNegative(int64(s.Active), path.Child("active"))...)
-	errs = append(errs, nonNegative(int64(s.Succeeded), path.Child("succeeded"))...)
-	errs = append(errs, nonNegative(int64(s.Failed), path.Child("failed"))...)
-	if s.Ready != nil {
-		errs = append(errs, nonNegative(int64(*s.Ready), path.Child("ready"))...)
-	}
-	if s.Terminating != nil {
-		errs = append(errs, nonNegative(int64(*s.Terminating), path.Child("terminating"))...)
-	}
-	complete, failed := jobCondition(s, batchv1.JobComplete), jobCondition(s, batchv1.JobFailed)
-	if complete && failed {
-		errs = append(errs, field.Invalid(path.Child("conditions"), field.OmitValueType{}, "cannot set Complete=True and Failed=True conditions"))
-	}
-	if complete && jobCondition(s, batchv1.JobFailureTarget) {
-		errs = append(errs, field.Invalid(path.Child("conditions"), field.OmitValueType{}, "cannot set Complete=True and FailureTarget=true conditions"))
-	}
-	if s.CompletionTime != nil && !complete && old.Status.CompletionTime == nil {
-		errs = append(errs, field.Invalid(path.Child("completionTime"), s.CompletionTime, "cannot set completionTime when there is no Complete=True condition"))
-	}
-	if complete && s.CompletionTime == nil && !jobCondition(&old.Status, batchv1.JobComplete) {
-		errs = append(errs, field.Required(path.Child("completionTime"), "completionTime is required for Complete jobs"))
-	}
-	if s.CompletionTime != nil && s.StartTime != nil && s.CompletionTime.Time.Before(s.StartTime.Time) {
-		errs = append(errs, field.Invalid(path.Child("completionTime"), s.CompletionTime, "completionTime cannot be set before startTime"))
-	}
-	if (complete || failed) && !jobCondition(&old.Status, batchv1.JobComplete) && !jobCondition(&old.Status, batchv1.JobFailed) && s.Active > 0 {
-		errs = append(errs, field.Invalid(path.Child("active"), s.Active, "active>0 is invalid for finished job"))
-	}
-	for _, t := range []batchv1.JobConditionType{batchv1.JobComplete, batchv1.JobFailed} {
-		if jobCondition(&old.Status, t) && !jobCondition(s, t) {
-			errs = append(errs, field.Invalid(path.Child("conditions"), field.OmitValueType{}, fmt.Sprintf("cannot disable the terminal %s=True condition", t)))
-		}
-	}
-	return errs
-}
-
-func jobCondition(s *batchv1.JobStatus, t batchv1.JobConditionType) bool {
-	for _, c := range s.Conditions {
-		if c.Type == t {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
 }
 
 // CronJob checks a new cron job.
@@ -525,7 +478,7 @@ func cronJobSpec(s, old *batchv1.CronJobSpec, path *field.Path) field.ErrorList 
 		if err := cronSchedule(s.Schedule); err != nil {
 			errs = append(errs, field.Invalid(path.Child("schedule"), s.Schedule, err.Error()))
 		}
-		if strings.Contains(s.Schedule, "TZ") && s.TimeZone != nil {
+		if keptZone && strings.Contains(s.Schedule, "TZ") && s.TimeZone != nil {
 			errs = append(errs, field.Invalid(path.Child("schedule"), s.Schedule, "cannot use both timeZone field and TZ or CRON_TZ in schedule"))
 		} else if strings.Contains(s.Schedule, "TZ") && !keptZone {
 			errs = append(errs, field.Invalid(path.Child("schedule"), s.Schedule, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead"))
@@ -539,6 +492,12 @@ func cronJobSpec(s, old *batchv1.CronJobSpec, path *field.Path) field.ErrorList 
 	}
 	errs = append(errs, requiredSupported(s.ConcurrencyPolicy, path.Child("concurrencyPolicy"), batchv1.AllowConcurrent, batchv1.ForbidConcurrent, batchv1.ReplaceConcurrent)...)
 	errs = append(errs, jobSpec(&s.JobTemplate.Spec, path.Child("jobTemplate", "spec"))...)
+	if sel := s.JobTemplate.Spec.Selector; sel != nil {
+		errs = append(errs, field.Invalid(path.Child("jobTemplate", "spec", "selector"), sel, "`selector` will be auto-generated"))
+	}
+	if m := s.JobTemplate.Spec.ManualSelector; deref(m) {
+		errs = append(errs, field.NotSupported(path.Child("jobTemplate", "spec", "manualSelector"), m, []string{"nil", "false"}))
+	}
 	if s.SuccessfulJobsHistoryLimit != nil {
 		errs = append(errs, nonNegative(int64(*s.SuccessfulJobsHistoryLimit), path.Child("successfulJobsHistoryLimit"))...)
 	}

@@ -1,12 +1,16 @@
 package validate
 
 import (
+	"strings"
 	"testing"
+	"time"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -232,4 +236,56 @@ func TestShown(t *testing.T) {
 			t.Errorf("%T: got %s, want %s", c.value, got, c.want)
 		}
 	}
+}
+
+func TestJobStatusRules(t *testing.T) {
+	job := namespacedMeta + "spec:\n  completions: 5\n  parallelism: 1\n  backoffLimit: 6\n  completionMode: Indexed\n  selector: {matchLabels: {app: web}}" + template("Never") +
+		"status: {active: 1, ready: 1, failed: 2, succeeded: 2, startTime: '2026-01-01T00:00:00Z', completedIndexes: '0,2-3'}\n"
+	set := func(j *batchv1.Job, types ...batchv1.JobConditionType) {
+		for _, c := range types {
+			j.Status.Conditions = append(j.Status.Conditions, batchv1.JobCondition{Type: c, Status: "True"})
+		}
+	}
+	day := func(n int) *metav1.Time { return ptr(metav1.Date(2026, 1, n, 0, 0, 0, 0, time.UTC)) }
+	checkUpdate(t, job, JobStatusUpdate, []change[batchv1.Job]{
+		{"complete", func(j *batchv1.Job) {
+			set(j, "SuccessCriteriaMet", "Complete")
+			j.Status.Active, j.Status.Ready, j.Status.CompletionTime = 0, nil, day(2)
+		}, nil},
+		{"complete at once", func(j *batchv1.Job) { set(j, "Complete", "Failed", "FailureTarget") }, []string{
+			"status.conditions: Invalid value: cannot set Complete=True and Failed=true conditions", "status.conditions: Invalid value: cannot set Complete=True and FailureTarget=true conditions",
+			"status.conditions: Invalid value: cannot set Complete=True condition without the SuccessCriteriaMet=true condition",
+			"status.completionTime: Required value: completionTime is required for Complete jobs", "status.active: Invalid value: 1: active>0 is invalid for finished job"}},
+		{"failed at once", func(j *batchv1.Job) {
+			set(j, "Failed")
+			j.Status.Active, j.Status.Ready, j.Status.StartTime, j.Status.Terminating = 0, nil, nil, ptr(int32(1))
+			j.Status.UncountedTerminatedPods = &batchv1.UncountedTerminatedPods{Failed: []types.UID{"a", "a"}}
+		}, []string{"status.conditions: Invalid value: cannot set Failed=True condition without the FailureTarget=true condition", "status.startTime: Required value: startTime is required for finished job",
+			"status.startTime: Required value: startTime cannot be removed for unsuspended job", "status.terminating: Invalid value: 1: terminating>0 is invalid for finished job",
+			`status.uncountedTerminatedPods: Invalid value: {"Succeeded":null,"Failed":["a","a"]}: uncountedTerminatedPods needs to be empty for finished job`,
+			`status.uncountedTerminatedPods.failed[1]: Duplicate value: "a"`}},
+		{"time", func(j *batchv1.Job) { j.Status.CompletionTime = ptr(metav1.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)) }, []string{
+			`status.completionTime: Invalid value: "2025-01-01T00:00:00Z": cannot set completionTime when there is no Complete=True condition`,
+			`status.completionTime: Invalid value: "2025-01-01T00:00:00Z": completionTime cannot be set before startTime`}},
+		{"counters", func(j *batchv1.Job) { j.Status.Failed, j.Status.Succeeded, j.Status.Ready = 1, 1, ptr(int32(2)) }, []string{"status.failed: Invalid value: 1: cannot decrease the failed counter",
+			"status.succeeded: Invalid value: 1: cannot decrease the succeeded counter", "status.ready: Invalid value: 2: cannot set more ready pods than active"}},
+		{"indexes", func(j *batchv1.Job) { j.Status.CompletedIndexes, j.Status.FailedIndexes = "0,7", ptr("1,7") }, []string{
+			`status.completedIndexes: Invalid value: "0,7": error parsing completedIndexes: too large index: "7"`,
+			`status.failedIndexes: Invalid value: "1,7": cannot set non-null failedIndexes when backoffLimitPerIndex is null`,
+			`status.failedIndexes: Invalid value: "1,7": failedIndexes and completedIndexes overlap at index: 7`}},
+	})
+	t.Run("suspended", func(t *testing.T) {
+		new, old := parse[batchv1.Job](t, job), parse[batchv1.Job](t, job)
+		old.Spec.Suspend, old.Status.Active = ptr(true), 0
+		new.Spec.Template.Spec.Containers[0].Resources.Requests["cpu"] = resource.MustParse("150m")
+		same(t, JobUpdate(new, old), nil)
+	})
+	cron := namespacedMeta + "spec:\n  schedule: '* * * * *'\n  concurrencyPolicy: Allow\n  jobTemplate:\n    spec:\n      template:\n        spec:" + strings.ReplaceAll(strings.Replace(podSpecText, "Always", "Never", 1), "\n", "\n        ") + "\n"
+	checkNew(t, cron, CronJob, []change[batchv1.CronJob]{
+		{"selector", func(c *batchv1.CronJob) {
+			c.Spec.JobTemplate.Spec.Selector, c.Spec.JobTemplate.Spec.ManualSelector = &metav1.LabelSelector{}, ptr(true)
+		}, []string{"spec.jobTemplate.spec.selector: Invalid value: {}: `selector` will be auto-generated", `spec.jobTemplate.spec.manualSelector: Unsupported value: true: supported values: "nil", "false"`}},
+		{"zone", func(c *batchv1.CronJob) { c.Spec.Schedule, c.Spec.TimeZone = "TZ=UTC * * * * *", ptr("UTC") },
+			[]string{`spec.schedule: Invalid value: "TZ=UTC * * * * *": cannot use TZ or CRON_TZ in schedule, use timeZone field instead`}},
+	})
 }

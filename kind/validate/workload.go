@@ -64,10 +64,10 @@ func replicaCounts(replicas, labeled, ready, available int32, generation int64) 
 	if labeled > replicas {
 		errs = append(errs, field.Invalid(path.Child("fullyLabeledReplicas"), labeled, aboveReplicas))
 	}
-	return append(errs, readyCounts(replicas, ready, available)...)
+	return append(errs, readyCounts(replicas, ready, available, aboveReady)...)
 }
 
-func readyCounts(replicas, ready, available int32) field.ErrorList {
+func readyCounts(replicas, ready, available int32, above string) field.ErrorList {
 	var errs field.ErrorList
 	if ready > replicas {
 		errs = append(errs, field.Invalid(status().Child("readyReplicas"), ready, aboveReplicas))
@@ -76,7 +76,7 @@ func readyCounts(replicas, ready, available int32) field.ErrorList {
 		errs = append(errs, field.Invalid(status().Child("availableReplicas"), available, aboveReplicas))
 	}
 	if available > ready {
-		errs = append(errs, field.Invalid(status().Child("availableReplicas"), available, aboveReady))
+		errs = append(errs, field.Invalid(status().Child("availableReplicas"), available, above))
 	}
 	return errs
 }
@@ -249,7 +249,7 @@ func DeploymentStatusUpdate(new, old *appsv1.Deployment) field.ErrorList {
 	if s.UpdatedReplicas > s.Replicas {
 		errs = append(errs, field.Invalid(path.Child("updatedReplicas"), s.UpdatedReplicas, aboveReplicas))
 	}
-	errs = append(errs, readyCounts(s.Replicas, s.ReadyReplicas, s.AvailableReplicas)...)
+	errs = append(errs, readyCounts(s.Replicas, s.ReadyReplicas, s.AvailableReplicas, aboveReady)...)
 	return append(errs, collisions(s.CollisionCount, old.Status.CollisionCount)...)
 }
 
@@ -328,6 +328,7 @@ func DaemonSetStatusUpdate(new, old *appsv1.DaemonSet) field.ErrorList {
 	errs = append(errs, nonNegative(int64(s.UpdatedNumberScheduled), path.Child("updatedNumberScheduled"))...)
 	errs = append(errs, nonNegative(int64(s.NumberAvailable), path.Child("numberAvailable"))...)
 	errs = append(errs, nonNegative(int64(s.NumberUnavailable), path.Child("numberUnavailable"))...)
+	errs = append(errs, nonNegative(int64(deref(s.CollisionCount)), path.Child("collisionCount"))...)
 	return append(errs, collisions(s.CollisionCount, old.Status.CollisionCount)...)
 }
 
@@ -379,7 +380,7 @@ func statefulSetSpec(s *appsv1.StatefulSetSpec, path *field.Path) field.ErrorLis
 			name  string
 			value appsv1.PersistentVolumeClaimRetentionPolicyType
 		}{{"whenDeleted", r.WhenDeleted}, {"whenScaled", r.WhenScaled}} {
-			errs = append(errs, supported(f.value, rp.Child(f.name), appsv1.DeletePersistentVolumeClaimRetentionPolicyType, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)...)
+			errs = append(errs, supported(f.value, rp.Child(f.name), appsv1.RetainPersistentVolumeClaimRetentionPolicyType, appsv1.DeletePersistentVolumeClaimRetentionPolicyType)...)
 		}
 	}
 	errs = append(errs, nonNegative(int64(deref(s.Replicas)), path.Child("replicas"))...)
@@ -440,7 +441,7 @@ func StatefulSetStatusUpdate(new, old *appsv1.StatefulSet) field.ErrorList {
 	if s.UpdatedReplicas > s.Replicas {
 		errs = append(errs, field.Invalid(path.Child("updatedReplicas"), s.UpdatedReplicas, aboveReplicas))
 	}
-	errs = append(errs, readyCounts(s.Replicas, s.ReadyReplicas, s.AvailableReplicas)...)
+	errs = append(errs, readyCounts(s.Replicas, s.ReadyReplicas, s.AvailableReplicas, "cannot be greater than status.readyReplicas")...)
 	return append(errs, collisions(s.CollisionCount, old.Status.CollisionCount)...)
 }
 
