@@ -38,7 +38,7 @@ func same(t *testing.T, v any, what string) {
 	if !bytes.Equal(got, append([]byte("before"), want...)) {
 		t.Fatalf("%s:\n%s\nwant\n%s", what, got[len("before"):], want)
 	}
-	if got, _ := MarshalJSON(v); !bytes.Equal(got, want) {
+	if got, _ := MarshalJSON(v); !bytes.Equal(got, want) { // the second time, from what was noted the first
 		t.Fatalf("%s: MarshalJSON differs from AppendJSON", what)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode"
 	"unsafe"
@@ -97,6 +98,8 @@ func known(t reflect.Type) appender {
 			}
 			return b, false
 		}
+	case reflect.TypeFor[metav1.FieldsV1]():
+		return appendFields
 	case reflect.TypeFor[runtime.RawExtension]():
 		return func(b []byte, p unsafe.Pointer) ([]byte, bool) {
 			x := (*runtime.RawExtension)(p)
@@ -107,6 +110,29 @@ func known(t reflect.Type) appender {
 		}
 	}
 	return nil
+}
+
+// wellFormed are managed fields that were checked and came out as they went in: most
+// objects have theirs in common with others. Where they are in memory tells where
+// to look, what they say decides.
+var wellFormed [256]atomic.Pointer[string]
+
+func appendFields(b []byte, p unsafe.Pointer) ([]byte, bool) {
+	raw, err := (*metav1.FieldsV1)(p).MarshalJSON()
+	if err != nil {
+		return b, false
+	}
+	place := &wellFormed[(uintptr(unsafe.Pointer(unsafe.SliceData(raw)))>>4^uintptr(len(raw)))%uintptr(len(wellFormed))]
+	if known := place.Load(); known != nil && *known == string(raw) {
+		return append(b, raw...), true
+	}
+	at := len(b)
+	b, ok := appendRaw(b, raw)
+	if ok && len(raw) <= 4<<10 && string(b[at:]) == string(raw) {
+		text := string(raw)
+		place.Store(&text)
+	}
+	return b, ok
 }
 
 func appendTime(b []byte, t time.Time, layout string) []byte {
