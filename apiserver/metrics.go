@@ -17,6 +17,7 @@ import (
 
 	"proa.dev/apiserver/auth"
 	"proa.dev/kind"
+	"proa.dev/store"
 )
 
 // metrics under upstream's names, labels and types (Kubernetes docs, "Kubernetes
@@ -130,7 +131,7 @@ func newMetrics(s *Server) *metrics {
 			"build_date": v.BuildDate, "go_version": runtime.Version(), "compiler": runtime.Compiler, "platform": runtime.GOOS + "/" + runtime.GOARCH}}, func() float64 { return 1 })
 	m.registry.MustRegister(m.requests, m.seconds, m.sli, m.sizes, m.running, m.terminations, m.events, m.eventSizes, m.panics, m.tls, m.attempts, m.users, m.certificates,
 		authnSeconds, decisions, authzSeconds, m.deprecated,
-		&objectCounter{s}, build,
+		&objectCounter{s}, &storageSize{s}, build,
 		inflight("readOnly", func() float64 { return float64(s.reading.Load()) }),
 		inflight("mutating", func() float64 { return float64(s.writing.Load()) }),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -172,6 +173,30 @@ func (o *objectCounter) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 }
+
+// storageSize gives apiserver_storage_size_bytes when asked, where the store knows.
+type storageSize struct{ s *Server }
+
+var sizeDesc = prometheus.NewDesc("apiserver_storage_size_bytes", "Size of the storage database file physically allocated in bytes.", []string{"storage_cluster_id"}, nil)
+
+func (z *storageSize) Describe(ch chan<- *prometheus.Desc) { ch <- sizeDesc }
+func (z *storageSize) Collect(ch chan<- prometheus.Metric) {
+	st, ok := z.s.cfg.Store.(store.Sized)
+	if !ok {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), sizePatience)
+	defer cancel()
+	database, bytes, err := st.Size(ctx)
+	if err != nil {
+		z.s.log.Debug("the size of the store is not known", "error", err)
+		return
+	}
+	ch <- prometheus.MustNewConstMetric(sizeDesc, prometheus.GaugeValue, float64(bytes), database)
+}
+
+// sizePatience bounds how long a scrape waits for the store.
+const sizePatience = 2 * time.Second
 
 // CertificateExpiry adds the earliest end of the server's own certificates as
 // proa_certificate_expiration_timestamp_seconds; f says it when it is asked for, zero

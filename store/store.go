@@ -196,6 +196,13 @@ type Scanner interface {
 	Scan(ctx context.Context, start, end string, at int64, each func(*KV) bool) (revision int64, err error)
 }
 
+// Sized is a Store that knows how much room its database takes.
+type Sized interface {
+	// Size of the database's files, in bytes, and which database that is, for people
+	// who watch several: "disk-0", "etcd-0".
+	Size(ctx context.Context) (database string, bytes int64, err error)
+}
+
 // PrefixEnd is the end of the range of all keys that begin with prefix.
 func PrefixEnd(prefix string) string {
 	b := []byte(prefix)
