@@ -64,7 +64,7 @@ bench: build etcd ## measure every budget and write docs/BENCHMARKS.md
 
 fuzz: ## run each fuzz target for FUZZTIME (10s)
 	@grep -rH --include='*_test.go' '^func Fuzz' . | sed -E 's#/[^/]+\.go:func (Fuzz[A-Za-z0-9]*).*# \1#' | while read dir name; do echo "$$name in $$dir"; \
-	  $(GO) test $$dir -run '^$$' -fuzz "^$$name\$$" -fuzztime $(or $(FUZZTIME),10s) || exit 1; done
+	  $(GO) test $$dir -run '^$$' -fuzz "^$$name\$$" -fuzztime $(or $(FUZZTIME),10s) -fuzzminimizetime 1s || exit 1; done
 
 update: ## rewrite golden files and scenario expectations; the diff is the review
 	$(GO) test ./kind/... ./control/... ./sched/... ./proxy/... ./node/pod/... -update
