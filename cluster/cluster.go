@@ -59,7 +59,7 @@ type Settings struct {
 	ExtraNames []string `json:"extraNames,omitempty"`
 	// Etcd carries the state, for several servers; default: the data directory does.
 	Etcd *Etcd `json:"etcd,omitempty"`
-	// API is what else the API server is told; as with the flags, each up has to say it.
+	// API is what else the API server is told. The card remembers it.
 	API API `json:"api,omitzero"`
 }
 
@@ -78,6 +78,8 @@ type API struct {
 	// AuthorizationConfiguration.
 	AuthenticationFile string `json:"authenticationFile,omitempty"`
 	AuthorizationFile  string `json:"authorizationFile,omitempty"`
+	// AdmissionFile is an AdmissionConfiguration.
+	AdmissionFile string `json:"admissionFile,omitempty"`
 	// EnableAdmission and DisableAdmission name admission plugins.
 	EnableAdmission  []string `json:"enableAdmission,omitempty"`
 	DisableAdmission []string `json:"disableAdmission,omitempty"`
@@ -85,9 +87,38 @@ type API struct {
 	Controllers []string `json:"controllers,omitempty"`
 }
 
+// Equal says whether both tell the API server the same.
+func (a API) Equal(b API) bool {
+	return a.String() == b.String()
+}
+
+// String is the settings on one line, as in the file of settings; "{}": none.
+func (a API) String() string {
+	data, err := json.Marshal(a)
+	if err != nil {
+		panic("cluster: " + err.Error())
+	}
+	return string(data)
+}
+
+func kept(a API) *API {
+	if a.Equal(API{}) {
+		return nil
+	}
+	return &a
+}
+
+// Told is what the API server was told last.
+func (c *Card) Told() API {
+	if c.API == nil {
+		return API{}
+	}
+	return *c.API
+}
+
 // Files are the fields of files.
 func (a *API) Files() []*string {
-	return []*string{&a.AuditPolicyFile, &a.AuditLogFile, &a.AuditWebhookFile, &a.EncryptionFile, &a.AuthenticationFile, &a.AuthorizationFile}
+	return []*string{&a.AuditPolicyFile, &a.AuditLogFile, &a.AuditWebhookFile, &a.EncryptionFile, &a.AuthenticationFile, &a.AuthorizationFile, &a.AdmissionFile}
 }
 
 // Etcd is an etcd cluster of version 3.5 or newer.
@@ -134,6 +165,9 @@ type Card struct {
 	NoNode         bool   `json:"noNode,omitempty"`
 	// Etcd carries the state; nil: the data directory does.
 	Etcd *Etcd `json:"etcd,omitempty"`
+	// API is what the API server was told last (nil: nothing); an up that says nothing
+	// about it says this again.
+	API *API `json:"api,omitempty"`
 	// Kubeconfig is the file that the context was merged into, and its owner.
 	Kubeconfig         string `json:"kubeconfig,omitempty"`
 	KubeconfigUID      int    `json:"kubeconfigUID,omitempty"`
@@ -242,17 +276,20 @@ func (c Cluster) Prepare(s Settings) (Card, error) {
 		if card.Name != c.Name {
 			return card, fmt.Errorf("data directory %q: it holds the cluster %q, not %q; name that one with --name, or choose another directory with --data-dir", c.DataDir, card.Name, c.Name)
 		}
-		if err := contradicts(card, s); err != nil || s.Etcd == nil {
+		if err := contradicts(card, s); err != nil || s.Etcd == nil && card.Told().Equal(s.API) {
 			return card, err
 		}
 		// Endpoints and certificates may change.
-		card.Etcd = s.Etcd
+		if s.Etcd != nil {
+			card.Etcd = s.Etcd
+		}
+		card.API = kept(s.API)
 		return card, c.Save(card)
 	}
 	if !errors.Is(err, os.ErrNotExist) {
 		return Card{}, err
 	}
-	card = Card{Name: c.Name, Node: s.Node, PodNetwork: s.PodNetwork, ServiceNetwork: s.ServiceNetwork, APIPort: s.APIPort, KubeletPort: s.KubeletPort, MaxPods: s.MaxPods, NoNode: s.NoNode, Etcd: s.Etcd}
+	card = Card{Name: c.Name, Node: s.Node, PodNetwork: s.PodNetwork, ServiceNetwork: s.ServiceNetwork, APIPort: s.APIPort, KubeletPort: s.KubeletPort, MaxPods: s.MaxPods, NoNode: s.NoNode, Etcd: s.Etcd, API: kept(s.API)}
 	if card.Node == "" {
 		host, err := os.Hostname()
 		if err != nil {

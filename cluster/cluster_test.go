@@ -43,6 +43,25 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// What the API server is told is remembered, and forgotten when the next up says
+// that it is nothing.
+func TestCardRemembersTheAPI(t *testing.T) {
+	roots(t)
+	c := at(t, "one")
+	a := API{AuditLogFile: "-", AuditPolicyFile: "/p.yaml", EnableAdmission: []string{"EventRateLimit"}, AdmissionFile: "/a.yaml"}
+	if _, err := c.Prepare(Settings{Node: "n1"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []API{a, {}, {Controllers: []string{"*", "-job"}}} {
+		if _, err := c.Prepare(Settings{API: want}); err != nil {
+			t.Fatal(err)
+		}
+		if card, err := c.Load(); err != nil || !card.Told().Equal(want) {
+			t.Errorf("remembered is %s, want %s: %v", card.Told(), want, err)
+		}
+	}
+}
+
 func TestPrepareKeepsItsCard(t *testing.T) {
 	roots(t)
 	c := at(t, "one")

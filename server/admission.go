@@ -54,6 +54,8 @@ type Admission struct {
 	// Kubernetes"); "" and names that upstream has and proa does not are passed over
 	// (Unserved lists those).
 	Enable, Disable []string
+	// Config is what the admission configuration says (ReadAdmission).
+	Config PluginConfig
 }
 
 // plugin is one step with its place; off ones wait to be enabled.
@@ -78,9 +80,11 @@ func (a *Admission) plugins() []plugin {
 		{Plugin: admit.ServiceAccount(a.View, a.Rand)},
 		{Plugin: admit.NodeRestriction()},
 		{Plugin: admit.TaintNodesByCondition()},
-		{Plugin: admit.PodSecurity()},
+		{Plugin: admit.PodSecurity(a.Config.PodSecurity)},
 		{Plugin: admit.Priority()},
 		{Plugin: admit.DefaultTolerationSeconds()},
+		{Plugin: admit.PodNodeSelector(a.Config.PodNodeSelector), off: true},
+		{Plugin: admit.EventRateLimit(a.Config.EventRateLimit), off: true},
 		{Plugin: admit.ExtendedResourceToleration(), off: true},
 		{Plugin: admit.DefaultStorageClass()},
 		{Plugin: admit.StorageObjectInUseProtection()},

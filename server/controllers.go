@@ -23,6 +23,7 @@ const (
 var shortNames = map[string]string{
 	"clusterrole-aggregation":          "clusterrole-aggregation-controller",
 	"cronjob":                          "cronjob-controller",
+	"bootstrapsigner":                  "bootstrap-signer-controller",
 	"tokencleaner":                     "token-cleaner-controller",
 	"csrapproving":                     "certificatesigningrequest-approving-controller",
 	"csrcleaner":                       "certificatesigningrequest-cleaner-controller",

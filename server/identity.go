@@ -29,6 +29,7 @@ var identities = map[string]string{
 	Scheduler: "system:" + KubeScheduler,
 	Signer:    "certificate-controller",
 
+	"bootstrap-signer-controller":                                    "bootstrap-signer",
 	"certificatesigningrequest-approving-controller":                 "certificate-controller",
 	"certificatesigningrequest-cleaner-controller":                   "certificate-controller",
 	"clusterrole-aggregation-controller":                             "clusterrole-aggregation-controller",

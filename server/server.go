@@ -157,8 +157,10 @@ type Config struct {
 	Authorization []string
 	Authorizers   []auth.Authorizer
 
-	// EnableAdmission and DisableAdmission name plugins.
+	// EnableAdmission and DisableAdmission name plugins; AdmissionFile is an
+	// AdmissionConfiguration (--admission-control-config-file).
 	EnableAdmission, DisableAdmission []string
+	AdmissionFile                     string
 
 	// Controllers that run, as kube-controller-manager's --controllers: "*", "name",
 	// "-name", in Controllers' names or upstream's short ones. Nil: all with the
@@ -370,9 +372,13 @@ func (s *Server) assemble() error {
 		held = apiserver.NewTokens(s.Store, s.View, c.Rand)
 		tokens = held
 	}
+	plugins, err := ReadAdmission(c.AdmissionFile)
+	if err != nil {
+		return err
+	}
 	meter := apiserver.NewMeter()
 	chain, err := Admission{Meter: meter, Tokens: tokens, View: s.View, Rand: c.Rand, Authz: s.Authz, Rules: s.access, Services: c.Services, IssueSecret: s.Tokens.IssueLegacy, CA: c.First.CA, PortFirst: c.PortFirst, PortEnd: c.PortEnd, Log: c.Log,
-		Enable: c.EnableAdmission, Disable: c.DisableAdmission}.Chain()
+		Enable: c.EnableAdmission, Disable: c.DisableAdmission, Config: plugins}.Chain()
 	if err != nil {
 		return err
 	}

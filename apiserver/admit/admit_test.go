@@ -630,7 +630,7 @@ func TestPodSecurity(t *testing.T) {
 		r := ask(v, o, old)
 		r.Sub = sub
 		r.Warn = func(s string) { warned = append(warned, s) }
-		return warned, run(PodSecurity(), r)
+		return warned, run(PodSecurity(PodSecurityConfig{}), r)
 	}
 	_, err := check(ns("n"), bad, nil, "")
 	wants(t, "no labels", err, "")

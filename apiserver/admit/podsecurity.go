@@ -20,17 +20,68 @@ import (
 	"proa.dev/view"
 )
 
-// PodSecurity holds pods to the level that their namespace's labels name
-// (docs, "Pod Security Admission"): enforce refuses, warn warns, for workloads
-// too. Without labels everything is allowed, as upstream's default. There is no
-// audit log yet, so that the audit labels are checked for their form only.
-func PodSecurity() Plugin {
+// PodSecurityConfig is what PodSecurity's configuration says (docs, "Enforce Pod
+// Security Standards by Configuring the Built-in Admission Controller"): levels for
+// what a namespace's labels leave out, and whom nothing is asked of.
+type PodSecurityConfig struct {
+	Defaults struct {
+		Enforce        string `json:"enforce,omitempty"`
+		EnforceVersion string `json:"enforce-version,omitempty"`
+		Audit          string `json:"audit,omitempty"`
+		AuditVersion   string `json:"audit-version,omitempty"`
+		Warn           string `json:"warn,omitempty"`
+		WarnVersion    string `json:"warn-version,omitempty"`
+	} `json:"defaults"`
+	Exemptions struct {
+		Usernames      []string `json:"usernames,omitempty"`
+		Namespaces     []string `json:"namespaces,omitempty"`
+		RuntimeClasses []string `json:"runtimeClasses,omitempty"`
+	} `json:"exemptions"`
+}
+
+// policy of the defaults; what is empty is privileged and latest.
+func (c *PodSecurityConfig) policy() (api.Policy, error) {
+	p := privileged
+	d := &c.Defaults
+	for _, x := range []struct {
+		name, level, version string
+		to                   *api.LevelVersion
+	}{{"enforce", d.Enforce, d.EnforceVersion, &p.Enforce}, {"audit", d.Audit, d.AuditVersion, &p.Audit}, {"warn", d.Warn, d.WarnVersion, &p.Warn}} {
+		var err error
+		if x.level != "" {
+			if x.to.Level, err = api.ParseLevel(x.level); err != nil {
+				return p, fmt.Errorf("defaults.%s: %w", x.name, err)
+			}
+		}
+		if x.version != "" {
+			if x.to.Version, err = api.ParseVersion(x.version); err != nil {
+				return p, fmt.Errorf("defaults.%s-version: %w", x.name, err)
+			}
+		}
+	}
+	return p, nil
+}
+
+// Check says what is wrong with a configuration.
+func (c *PodSecurityConfig) Check() error {
+	_, err := c.policy()
+	return err
+}
+
+// PodSecurity holds pods to the level that their namespace's labels or c's defaults
+// name (docs, "Pod Security Admission"): enforce refuses, warn warns, for workloads
+// too, audit annotates the audit event. c has passed its Check.
+func PodSecurity(c PodSecurityConfig) Plugin {
+	defaults, err := c.policy()
+	if err != nil {
+		panic("admit: PodSecurity: " + err.Error())
+	}
 	evaluator := sync.OnceValues(func() (policy.Evaluator, error) { return policy.NewEvaluator(policy.DefaultChecks(), nil) })
-	return Plugin{Name: "PodSecurity", Validate: func(_ context.Context, r *Request) error {
+	return Plugin{Name: "PodSecurity", Validate: func(ctx context.Context, r *Request) error {
 		if r.Operation != Create && r.Operation != Update || r.Object == nil {
 			return nil
 		}
-		p := &podSecurity{Request: r, evaluate: func(lv api.LevelVersion, m *metav1.ObjectMeta, s *corev1.PodSpec) (policy.AggregateCheckResult, error) {
+		p := &podSecurity{Request: r, ctx: ctx, config: &c, defaults: defaults, evaluate: func(lv api.LevelVersion, m *metav1.ObjectMeta, s *corev1.PodSpec) (policy.AggregateCheckResult, error) {
 			e, err := evaluator()
 			if err != nil {
 				return policy.AggregateCheckResult{}, err
@@ -50,6 +101,9 @@ func PodSecurity() Plugin {
 
 type podSecurity struct {
 	*Request
+	ctx      context.Context
+	config   *PodSecurityConfig
+	defaults api.Policy
 	evaluate func(api.LevelVersion, *metav1.ObjectMeta, *corev1.PodSpec) (policy.AggregateCheckResult, error)
 }
 
@@ -95,12 +149,16 @@ func (p *podSecurity) pod(meta *metav1.ObjectMeta, spec *corev1.PodSpec) error {
 	case !isPod && p.Sub != "":
 		return nil
 	}
+	if why := p.exempt(spec); why != "" {
+		Annotate(p.ctx, api.AuditAnnotationPrefix+api.ExemptionReasonAnnotationKey, why)
+		return nil
+	}
 	ns := view.Get[*corev1.Namespace](p.Snapshot, kind.Namespace, "", p.Namespace)
 	if ns == nil {
 		return nil // NamespaceLifecycle says so
 	}
 	// Labels that cannot be read count as the strictest, which the library does.
-	want, _ := api.PolicyToEvaluate(ns.Labels, privileged)
+	want, _ := api.PolicyToEvaluate(ns.Labels, p.defaults)
 	if want.FullyPrivileged() {
 		return nil
 	}
@@ -108,6 +166,7 @@ func (p *podSecurity) pod(meta *metav1.ObjectMeta, spec *corev1.PodSpec) error {
 		return nil
 	}
 	if isPod {
+		Annotate(p.ctx, api.AuditAnnotationPrefix+api.EnforcedPolicyAnnotationKey, want.Enforce.String())
 		res, err := p.evaluate(want.Enforce, meta, spec)
 		if err != nil {
 			return err
@@ -116,11 +175,28 @@ func (p *podSecurity) pod(meta *metav1.ObjectMeta, spec *corev1.PodSpec) error {
 			return apierrors.NewForbidden(p.Kind.GroupResource(), p.Name, fmt.Errorf("violates PodSecurity %q: %s", want.Enforce.String(), res.ForbiddenDetail()))
 		}
 	}
+	if res, err := p.evaluate(want.Audit, meta, spec); err == nil && !res.Allowed {
+		Annotate(p.ctx, api.AuditAnnotationPrefix+api.AuditViolationsAnnotationKey, fmt.Sprintf("would violate PodSecurity %q: %s", want.Audit.String(), res.ForbiddenDetail()))
+	}
 	res, err := p.evaluate(want.Warn, meta, spec)
 	if err == nil && !res.Allowed && p.Warn != nil {
 		p.Warn(fmt.Sprintf("would violate PodSecurity %q: %s", want.Warn.String(), res.ForbiddenDetail()))
 	}
 	return err
+}
+
+// exempt says by what a pod is exempted: namespace, user or runtimeClass.
+func (p *podSecurity) exempt(spec *corev1.PodSpec) string {
+	e := &p.config.Exemptions
+	switch {
+	case slices.Contains(e.Namespaces, p.Namespace):
+		return "namespace"
+	case slices.Contains(e.Usernames, p.User.Name):
+		return "user"
+	case spec.RuntimeClassName != nil && slices.Contains(e.RuntimeClasses, *spec.RuntimeClassName):
+		return "runtimeClass"
+	}
+	return ""
 }
 
 // changesImages: of what an update of a pod may change, only its images and new
@@ -148,7 +224,7 @@ func (p *podSecurity) namespace(ns *corev1.Namespace) error {
 	if p.Sub != "" {
 		return nil
 	}
-	now, errs := api.PolicyToEvaluate(ns.Labels, privileged)
+	now, errs := api.PolicyToEvaluate(ns.Labels, p.defaults)
 	old, _ := p.Old.(*corev1.Namespace)
 	if old == nil {
 		if len(errs) > 0 {
@@ -156,12 +232,15 @@ func (p *podSecurity) namespace(ns *corev1.Namespace) error {
 		}
 		return nil
 	}
-	was, oldErrs := api.PolicyToEvaluate(old.Labels, privileged)
+	was, oldErrs := api.PolicyToEvaluate(old.Labels, p.defaults)
 	if len(errs) > 0 && !apiequality.Semantic.DeepEqual(errs, oldErrs) {
 		return apierrors.NewInvalid(kind.Namespace.GVK().GroupKind(), p.Name, errs)
 	}
 	if now.Enforce == was.Enforce || now.Enforce.Level == api.LevelPrivileged || p.Warn == nil ||
 		now.Enforce.Version == was.Enforce.Version && api.CompareLevels(now.Enforce.Level, was.Enforce.Level) < 1 {
+		return nil
+	}
+	if slices.Contains(p.config.Exemptions.Namespaces, p.Name) {
 		return nil
 	}
 	// A stricter level ends nothing that runs; it warns of what would not start again.

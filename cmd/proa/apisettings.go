@@ -20,6 +20,7 @@ func apiFlags(f *pflag.FlagSet, a *cluster.API) {
 	f.StringVar(&a.EncryptionFile, "encryption-provider-config", "", "EncryptionConfiguration (default: Secrets are sealed with the cluster's own key)")
 	f.StringVar(&a.AuthenticationFile, "authentication-config", "", "AuthenticationConfiguration: OIDC issuers, anonymous requests")
 	f.StringVar(&a.AuthorizationFile, "authorization-config", "", "AuthorizationConfiguration (default: Node, RBAC)")
+	f.StringVar(&a.AdmissionFile, "admission-control-config-file", "", "AdmissionConfiguration: PodSecurity, EventRateLimit, PodNodeSelector")
 	f.StringSliceVar(&a.EnableAdmission, "enable-admission-plugins", nil, "admission plugins that are on besides the default ones")
 	f.StringSliceVar(&a.DisableAdmission, "disable-admission-plugins", nil, "admission plugins that are off")
 	f.StringSliceVar(&a.Controllers, "controllers", nil, "controllers that run: *, name, -name (default: all)")
@@ -74,5 +75,6 @@ func tellAPI(a cluster.API, c *core.Config) {
 	c.Audit = audit.Config{PolicyFile: a.AuditPolicyFile, LogPath: a.AuditLogFile, WebhookConfigFile: a.AuditWebhookFile}
 	c.EncryptionFile = a.EncryptionFile
 	c.Access.AuthenticationFile, c.Access.AuthorizationFile = a.AuthenticationFile, a.AuthorizationFile
+	c.AdmissionFile = a.AdmissionFile
 	c.EnableAdmission, c.DisableAdmission, c.Controllers = a.EnableAdmission, a.DisableAdmission, a.Controllers
 }

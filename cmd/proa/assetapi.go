@@ -118,7 +118,7 @@ func apiserverConfig(ctx context.Context, t *flagTable, log *slog.Logger) (core.
 	c := core.Config{
 		Log: log, Services: services, PortFirst: portFirst, PortEnd: portEnd, ClientCAs: pool, TokenKey: sign, TokenVerifyKeys: verify,
 		Audiences: t.list("api-audiences"), Authorization: modes,
-		EnableAdmission: t.list("enable-admission-plugins"), DisableAdmission: t.list("disable-admission-plugins"),
+		AdmissionFile: t.str("admission-control-config-file"), EnableAdmission: t.list("enable-admission-plugins"), DisableAdmission: t.list("disable-admission-plugins"),
 		Controllers: append([]string{}, t.list("controllers")...),
 		MaxInFlight: t.int("max-requests-inflight"), MaxMutatingInFlight: t.int("max-mutating-requests-inflight"),
 		Grace: 200 * time.Millisecond, NoFairness: !t.is("enable-priority-and-fairness"), NoProfiling: !t.is("profiling"),

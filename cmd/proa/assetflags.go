@@ -146,7 +146,7 @@ version|bool|false|done|print the version and end
 
 // apiserverFlags are those of kube-apiserver v1.37.
 const apiserverFlags = `admission-control|list||no|it was removed; use --enable-admission-plugins and --disable-admission-plugins
-admission-control-config-file|string||idle|admission plugins are not configured by a file
+admission-control-config-file|string||done|AdmissionConfiguration: PodSecurity, EventRateLimit, PodNodeSelector
 advertise-address|string||done|address of the endpoints of the Service default/kubernetes; without one, this machine's
 aggregator-reject-forwarding-redirect|bool|true|idle|redirects of aggregated servers are never followed
 allow-metric-labels|list||idle|metrics have the labels they have

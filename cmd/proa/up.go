@@ -60,19 +60,26 @@ The file of --config is YAML with the same settings as the flags:
     encryptionFile: encryption.yaml       # EncryptionConfiguration
     authenticationFile: authn.yaml        # AuthenticationConfiguration
     authorizationFile: authz.yaml         # AuthorizationConfiguration
+    admissionFile: admission.yaml         # AdmissionConfiguration
     enableAdmission: [AlwaysPullImages]
     disableAdmission: [ResourceQuota]
     controllers: ["*", "-ttl-after-finished"]
 
 There are no feature gates: what is stable is on, alpha and beta are not there.
-What is below api is not remembered: say it at each start.`,
+What is below api is remembered: an up without --config keeps it, flags change it
+one by one, and the api section of a file replaces all of it (an empty one, too).
+A cluster that runs does not take it over: stop it first (proa down).`,
 		Example: "  proa up\n  proa up --name test --no-node\n  proa up --foreground        # for systemd and containers",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if len(e.Servers) > 0 || e.Prefix+e.CAFile+e.CertFile+e.KeyFile != "" {
 				s.Etcd = &e
 			}
-			set, err := settings(config, s)
+			remembered, err := o.remembered(config)
+			if err != nil {
+				return err
+			}
+			set, err := settings(config, s, remembered)
 			if err != nil {
 				return err
 			}
@@ -121,9 +128,27 @@ What is below api is not remembered: say it at each start.`,
 	return c
 }
 
-// settings are those of the file, overridden by flags.
-func settings(path string, flags cluster.Settings) (cluster.Settings, error) {
-	var s cluster.Settings
+// remembered is what the API server of the cluster was told last; nothing where a
+// file of settings says it anew.
+func (o *options) remembered(config string) (cluster.API, error) {
+	if config != "" {
+		return cluster.API{}, nil
+	}
+	cl, err := o.cluster()
+	if err != nil {
+		return cluster.API{}, err
+	}
+	card, err := cl.Load()
+	if errors.Is(err, os.ErrNotExist) {
+		return cluster.API{}, nil
+	}
+	return card.Told(), err
+}
+
+// settings are those of the file, or what is remembered of the API server,
+// overridden by flags.
+func settings(path string, flags cluster.Settings, remembered cluster.API) (cluster.Settings, error) {
+	s := cluster.Settings{API: remembered}
 	if path != "" {
 		data, err := os.ReadFile(path)
 		if err != nil {
@@ -187,7 +212,17 @@ func settings(path string, flags cluster.Settings) (cluster.Settings, error) {
 // up starts the server in the background and waits until it is ready.
 func up(ctx context.Context, out io.Writer, cl cluster.Cluster, s cluster.Settings, kubeconfigPath, config string) error {
 	if pid := runningPID(cl); pid != 0 {
-		card, err := cl.Prepare(s)
+		card, err := cl.Load()
+		if err != nil {
+			return err
+		}
+		if config == "" && s.Etcd == nil {
+			s.Etcd = card.Etcd
+		}
+		if !card.Told().Equal(s.API) {
+			return fmt.Errorf("change the settings of the API server of cluster %q: it runs (process %d) with %s, which is not %s; run `proa down` first, then this again", cl.Name, pid, card.Told(), s.API)
+		}
+		card, err = cl.Prepare(s)
 		if err != nil {
 			return err
 		}
@@ -211,6 +246,9 @@ func up(ctx context.Context, out io.Writer, cl cluster.Cluster, s cluster.Settin
 		return fmt.Errorf("open the log: %w; choose another directory with --data-dir", err)
 	}
 	defer log.Close()
+	if config == "" && !s.API.Equal(cluster.API{}) {
+		fmt.Fprintf(out, "  settings of the API server: %s\n", s.API)
+	}
 	settled, err := json.Marshal(s)
 	if err != nil {
 		return err

@@ -61,6 +61,7 @@ func All(table *kind.Table, ca string) []control.Part {
 		certificate.PodCleanerPart(),
 		certificate.PublisherPart(ca),
 		token.CleanerPart(),
+		token.SignerPart(),
 		token.AccountPart(),
 		protection.ClaimPart(),
 		protection.VolumePart(),

@@ -40,8 +40,10 @@ func TestPartsAreComplete(t *testing.T) {
 
 // shared doors have more than one writer, each with fields of its own.
 var shared = map[string]string{
+	"configmaps":                      "each its own objects, by name: kube-root-ca.crt in every namespace, cluster-info in kube-public",
 	"controllerrevisions.apps":        "each its own sets' revisions, by owner",
 	"endpointslices.discovery.k8s.io": "each its own slices, by the label managed-by",
+	"persistentvolumeclaims":          "finalizers; owners that the sets' retention policy says",
 	"pods/status":                     "Ready=False of silent nodes; DisruptionTarget of evictions; phase Failed of pods that no node will finish",
 }
 

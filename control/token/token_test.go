@@ -9,5 +9,5 @@ import (
 )
 
 func TestScenarios(t *testing.T) {
-	scenario.Run(t, "testdata/*.txtar", func() []control.Part { return []control.Part{token.CleanerPart(), token.AccountPart()} })
+	scenario.Run(t, "testdata/*.txtar", func() []control.Part { return []control.Part{token.CleanerPart(), token.AccountPart(), token.SignerPart()} })
 }
