@@ -32,7 +32,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	authenticationv1 "k8s.io/api/authentication/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -214,7 +213,7 @@ func (l *Log) Begin(r *http.Request, a *auth.Attributes, id string, received tim
 		e.ev.SourceIPs = append(e.ev.SourceIPs, ip.String())
 	}
 	if known {
-		e.ev.User = userInfo(a.User)
+		e.ev.User = a.User.Info()
 	}
 	e.stage(auditv1.StageRequestReceived)
 	return e
@@ -229,7 +228,7 @@ func (l *Log) BeginLocal(a *auth.Attributes, id, uri, userAgent string, received
 	}
 	e.ev.RequestURI, e.ev.UserAgent = uri, agent(userAgent)
 	e.ev.SourceIPs = []string{loopback}
-	e.ev.User = userInfo(a.User)
+	e.ev.User = a.User.Info()
 	e.stage(auditv1.StageRequestReceived)
 	return e
 }
@@ -264,17 +263,6 @@ func (l *Log) entry(a *auth.Attributes, id string, received time.Time) *Entry {
 	return e
 }
 
-func userInfo(u auth.User) authenticationv1.UserInfo {
-	i := authenticationv1.UserInfo{Username: u.Name, UID: u.UID, Groups: u.Groups}
-	for k, v := range u.Extra {
-		if i.Extra == nil {
-			i.Extra = map[string]authenticationv1.ExtraValue{}
-		}
-		i.Extra[k] = v
-	}
-	return i
-}
-
 // Annotate adds an annotation; the first value of a key stays.
 func (e *Entry) Annotate(key, value string) {
 	if e == nil {
@@ -297,7 +285,7 @@ func (e *Entry) Impersonated(u auth.User) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	i := userInfo(u)
+	i := u.Info()
 	e.ev.ImpersonatedUser = &i
 }
 
