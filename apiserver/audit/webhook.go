@@ -114,15 +114,16 @@ func (w *webhook) run(ctx context.Context) {
 			return
 		}
 		t.Stop()
-		for batch := w.take(); len(batch) > 0 && ctx.Err() == nil; {
-			w.send(sending, batch)
-			w.mu.Lock()
-			more := len(w.events) >= batchEvents
-			w.mu.Unlock()
-			if !more {
+		// What is taken is sent: when ctx has ended meanwhile, the case above takes the rest.
+		for more := true; more && ctx.Err() == nil; {
+			batch := w.take()
+			if len(batch) == 0 {
 				break
 			}
-			batch = w.take()
+			w.send(sending, batch)
+			w.mu.Lock()
+			more = len(w.events) >= batchEvents
+			w.mu.Unlock()
 		}
 	}
 }
