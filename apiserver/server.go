@@ -37,7 +37,6 @@ import (
 	"proa.dev/apiserver/auth"
 	"proa.dev/apiserver/extend/aggregate"
 	"proa.dev/apiserver/fair"
-	"proa.dev/apiserver/h2"
 	"proa.dev/env"
 	"proa.dev/kind"
 	"proa.dev/store"
@@ -235,9 +234,7 @@ func (s *Server) HTTPServer(tlsConfig *tls.Config) *http.Server {
 	whole := s.cfg.RequestTimeout + 30*time.Second
 	errors := slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)
 	errors.SetOutput(&handshakes{s.metrics.tls, errors.Writer()})
-	srv := &http.Server{Handler: s.Handler(), TLSConfig: tlsConfig, ReadHeaderTimeout: 30 * time.Second, ReadTimeout: whole, WriteTimeout: whole, IdleTimeout: 3 * time.Minute,
+	return &http.Server{Handler: s.Handler(), TLSConfig: tlsConfig, ReadHeaderTimeout: 30 * time.Second, ReadTimeout: whole, WriteTimeout: whole, IdleTimeout: 3 * time.Minute,
 		MaxHeaderBytes: 1 << 20, ErrorLog: errors,
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 1000, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}}
-	h2.Configure(srv)
-	return srv
 }

@@ -8,7 +8,6 @@ package apitest
 
 import (
 	"context"
-	"crypto/tls"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -27,7 +26,6 @@ import (
 	"proa.dev/apiserver/auth"
 	"proa.dev/apiserver/extend/crd"
 	"proa.dev/apiserver/extend/hook"
-	"proa.dev/apiserver/h2"
 	"proa.dev/client"
 	"proa.dev/control"
 	"proa.dev/control/customresource"
@@ -161,8 +159,7 @@ func Start(t testing.TB, change func(*apiserver.Config)) *Cluster {
 		Client: func(string) client.Client { return s.Local(Admin) }})
 	running.Go(func() { rt.Run(ctx) })
 	hs := httptest.NewUnstartedServer(s.Handler())
-	h2.Configure(hs.Config)
-	hs.TLS = &tls.Config{NextProtos: []string{"h2", "http/1.1"}}
+	hs.EnableHTTP2 = true
 	hs.StartTLS()
 	t.Cleanup(func() {
 		s.Drain()
