@@ -342,4 +342,3 @@ func TestEndsWithItsParent(t *testing.T) {
 		return err != nil || strings.Contains(string(stat), ") Z ")
 	})
 }
-

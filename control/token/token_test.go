@@ -9,5 +9,7 @@ import (
 )
 
 func TestScenarios(t *testing.T) {
-	scenario.Run(t, "testdata/*.txtar", func() []control.Part { return []control.Part{token.CleanerPart(), token.AccountPart(), token.SignerPart()} })
+	scenario.Run(t, "testdata/*.txtar", func() []control.Part {
+		return []control.Part{token.CleanerPart(), token.AccountPart(), token.SignerPart()}
+	})
 }

@@ -253,4 +253,3 @@ func (ns *NS) WantRefused(network, addr string) {
 		ns.t.Errorf("%s → %s/%s: got %q, %v; want connection refused", ns.name, addr, network, got, err)
 	}
 }
-
