@@ -454,8 +454,11 @@ func (s *Server) checkFirst(context.Context) error {
 	return nil
 }
 
-// Client is the in-process client of an identity.
-func (s *Server) Client(u auth.User) client.Client { return s.API.Local(u) }
+// Client is the in-process client of a component that acts as a user: a node's
+// agent, say, as upstream's kubelet.
+func (s *Server) Client(component string, u auth.User) client.Client {
+	return s.API.LocalAs(apiserver.Identity{User: func() auth.User { return u }, Agent: agentOf(component, u.Name)})
+}
 
 // Ready is closed when the API is served and the deciders run.
 func (s *Server) Ready() <-chan struct{} { return s.ready }

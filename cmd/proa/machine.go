@@ -176,7 +176,7 @@ func (s *server) startServices(m *machine) error {
 func (s *server) startAgent(m *machine, services netip.Prefix) error {
 	name := s.card.Node
 	host := cluster.HostAddress()
-	me := s.core.Client(auth.User{Name: auth.NodePrefix + name, Groups: []string{auth.NodesGroup, auth.AllAuthenticated}})
+	me := s.core.Client("kubelet", auth.User{Name: auth.NodePrefix + name, Groups: []string{auth.NodesGroup, auth.AllAuthenticated}})
 	var err error
 	m.agent, err = node.New(node.Config{
 		Name: name, Client: me, View: s.view, Shared: true, Engine: m.engine, Streams: streams{m.engine},
