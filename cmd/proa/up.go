@@ -72,6 +72,9 @@ A cluster that runs does not take it over: stop it first (proa down).`,
 		Example: "  proa up\n  proa up --name test --no-node\n  proa up --foreground        # for systemd and containers",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if os.Geteuid() != 0 {
+				return errors.New("start the cluster: not root; containers, networks and cgroups need it: run `sudo proa up`")
+			}
 			if len(e.Servers) > 0 || e.Prefix+e.CAFile+e.CertFile+e.KeyFile != "" {
 				s.Etcd = &e
 			}
@@ -93,9 +96,6 @@ A cluster that runs does not take it over: stop it first (proa down).`,
 			cl, err := o.cluster()
 			if err != nil {
 				return err
-			}
-			if os.Geteuid() != 0 {
-				return errors.New("start the cluster: not root; containers, networks and cgroups need it: run `sudo proa up`")
 			}
 			if child {
 				return serve(c.Context(), cl, set, tellParent(os.NewFile(progressFD, "progress")))
