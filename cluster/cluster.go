@@ -59,7 +59,7 @@ type Settings struct {
 	ExtraNames []string `json:"extraNames,omitempty"`
 	// Etcd carries the state, for several servers; default: the data directory does.
 	Etcd *Etcd `json:"etcd,omitempty"`
-	// API is what else the API server is told. The card remembers it.
+	// API is what else the API server is told. The card remembers it (Remember).
 	API API `json:"api,omitzero"`
 }
 
@@ -246,6 +246,22 @@ func (c Cluster) Save(card Card) error {
 	return nil
 }
 
+// Remember notes on the card what the API server was told, once it has started
+// with it: what kept it from starting is not to be said again by the next up.
+func (c Cluster) Remember(a API) error {
+	unlock, err := lockChoice()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	card, err := c.Load()
+	if err != nil || card.Told().Equal(a) {
+		return err
+	}
+	card.API = kept(a)
+	return c.Save(card)
+}
+
 // Prepare makes the directories and the card: the recorded one completed by
 // settings, or a new one with free ports and networks. It refuses settings that
 // contradict what was chosen at the first up. Two clusters that are prepared at
@@ -276,20 +292,17 @@ func (c Cluster) Prepare(s Settings) (Card, error) {
 		if card.Name != c.Name {
 			return card, fmt.Errorf("data directory %q: it holds the cluster %q, not %q; name that one with --name, or choose another directory with --data-dir", c.DataDir, card.Name, c.Name)
 		}
-		if err := contradicts(card, s); err != nil || s.Etcd == nil && card.Told().Equal(s.API) {
+		if err := contradicts(card, s); err != nil || s.Etcd == nil {
 			return card, err
 		}
 		// Endpoints and certificates may change.
-		if s.Etcd != nil {
-			card.Etcd = s.Etcd
-		}
-		card.API = kept(s.API)
+		card.Etcd = s.Etcd
 		return card, c.Save(card)
 	}
 	if !errors.Is(err, os.ErrNotExist) {
 		return Card{}, err
 	}
-	card = Card{Name: c.Name, Node: s.Node, PodNetwork: s.PodNetwork, ServiceNetwork: s.ServiceNetwork, APIPort: s.APIPort, KubeletPort: s.KubeletPort, MaxPods: s.MaxPods, NoNode: s.NoNode, Etcd: s.Etcd, API: kept(s.API)}
+	card = Card{Name: c.Name, Node: s.Node, PodNetwork: s.PodNetwork, ServiceNetwork: s.ServiceNetwork, APIPort: s.APIPort, KubeletPort: s.KubeletPort, MaxPods: s.MaxPods, NoNode: s.NoNode, Etcd: s.Etcd}
 	if card.Node == "" {
 		host, err := os.Hostname()
 		if err != nil {

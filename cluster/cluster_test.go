@@ -53,7 +53,14 @@ func TestCardRemembersTheAPI(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []API{a, {}, {Controllers: []string{"*", "-job"}}} {
-		if _, err := c.Prepare(Settings{API: want}); err != nil {
+		before, err := c.Load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if card, err := c.Prepare(Settings{API: want}); err != nil || !card.Told().Equal(before.Told()) {
+			t.Fatalf("before the server has started, %s is remembered: %v", card.Told(), err)
+		}
+		if err := c.Remember(want); err != nil {
 			t.Fatal(err)
 		}
 		if card, err := c.Load(); err != nil || !card.Told().Equal(want) {

@@ -122,6 +122,9 @@ func (s *server) start() (err error) {
 			return err
 		}
 	}
+	if err := s.cl.Remember(s.set.API); err != nil {
+		return err
+	}
 	s.group.Go("memory", newTrimmer(s.clock, s.log).Run)
 	s.tell(step{Done: true})
 	return nil

@@ -66,9 +66,10 @@ The file of --config is YAML with the same settings as the flags:
     controllers: ["*", "-ttl-after-finished"]
 
 There are no feature gates: what is stable is on, alpha and beta are not there.
-What is below api is remembered: an up without --config keeps it, flags change it
-one by one, and the api section of a file replaces all of it (an empty one, too).
-A cluster that runs does not take it over: stop it first (proa down).`,
+What is below api is remembered once the server has started with it: an up
+without --config keeps it, flags change it one by one, and the api section of a
+file replaces all of it (an empty one, too). A cluster that runs does not take
+it over: stop it first (proa down).`,
 		Example: "  proa up\n  proa up --name test --no-node\n  proa up --foreground        # for systemd and containers",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -213,6 +214,10 @@ func settings(path string, flags cluster.Settings, remembered cluster.API) (clus
 func up(ctx context.Context, out io.Writer, cl cluster.Cluster, s cluster.Settings, kubeconfigPath, config string) error {
 	if pid := runningPID(cl); pid != 0 {
 		card, err := cl.Load()
+		if errors.Is(err, os.ErrNotExist) {
+			where, _ := os.ReadFile(cl.Run("datadir"))
+			return fmt.Errorf("start cluster %q in %q: it runs already (process %d) in %q; leave --data-dir out, or choose another --name", cl.Name, cl.DataDir, pid, strings.TrimSpace(string(where)))
+		}
 		if err != nil {
 			return err
 		}
