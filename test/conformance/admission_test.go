@@ -64,7 +64,7 @@ type decide func(r *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse
 func webhookServer(t *testing.T, f decide) admissionregv1.WebhookClientConfig {
 	t.Helper()
 	if !onThisMachine(t) {
-		t.Skip("the cluster cannot reach webhooks in this process")
+		cannot(t, "the cluster cannot reach webhooks in this process")
 	}
 	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var doc admissionv1.AdmissionReview

@@ -93,7 +93,7 @@ func flunders(t *testing.T, service, namespace string, trusted []byte) (port int
 
 func sampleServer(t *testing.T, c *cluster) {
 	if !onThisMachine(t) {
-		t.Skip("the cluster cannot reach servers in this process")
+		cannot(t, "the cluster cannot reach servers in this process")
 	}
 	ns := c.namespace(t)
 	trust, err := c.CoreV1().ConfigMaps("kube-system").Get(t.Context(), "extension-apiserver-authentication", metav1.GetOptions{})

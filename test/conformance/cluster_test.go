@@ -403,6 +403,16 @@ func (c *cluster) namespace(t *testing.T) string {
 	return ns.Name
 }
 
+// cannot leaves a behaviour out on a cluster that was given and has not what it needs;
+// the cluster of this process has everything.
+func cannot(t *testing.T, why string) {
+	t.Helper()
+	if *kubeconfig == "" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
+
 func ok(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

@@ -389,7 +389,7 @@ func definitionWatch(t *testing.T, c *cluster) {
 func customConverter(t *testing.T) map[string]any {
 	t.Helper()
 	if !onThisMachine(t) {
-		t.Skip("the cluster cannot reach webhooks in this process")
+		cannot(t, "the cluster cannot reach webhooks in this process")
 	}
 	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var doc map[string]any

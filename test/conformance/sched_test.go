@@ -144,7 +144,7 @@ func preempts(critical string) func(t *testing.T, c *cluster) {
 		ns := c.namespace(t)
 		nodes := c.schedulable(t)
 		if len(nodes) < 2 {
-			t.Skip("this cluster has one node that takes pods, two are needed")
+			cannot(t, "this cluster has one node that takes pods, two are needed")
 		}
 		c.extend(t, nodes[0], "5")
 		c.extend(t, nodes[1], "5")
