@@ -41,33 +41,31 @@ func PodNodeSelector(selectors map[string]string) Plugin {
 		}
 		return labels.ConvertSelectorToLabelsMap(text)
 	}
-	return Plugin{Name: "PodNodeSelector", Mutate: func(_ context.Context, r *Request) error {
+	// concerned is the pod that r makes and what its namespace wants, which it does not contradict.
+	concerned := func(r *Request) (*corev1.Pod, labels.Set, error) {
 		p := concerns(r)
 		if p == nil {
-			return nil
+			return nil, nil, nil
 		}
 		want, err := of(r)
-		if err != nil {
-			return err
+		if err == nil && labels.Conflicts(want, p.Spec.NodeSelector) {
+			err = refuse(r, "pod node label selector conflicts with its namespace node label selector")
 		}
-		if labels.Conflicts(want, p.Spec.NodeSelector) {
-			return refuse(r, "pod node label selector conflicts with its namespace node label selector")
+		return p, want, err
+	}
+	return Plugin{Name: "PodNodeSelector", Mutate: func(_ context.Context, r *Request) error {
+		p, want, err := concerned(r)
+		if p == nil || err != nil {
+			return err
 		}
 		if len(want) > 0 {
 			p.Spec.NodeSelector = labels.Merge(want, p.Spec.NodeSelector)
 		}
 		return nil
 	}, Validate: func(_ context.Context, r *Request) error {
-		p := concerns(r)
-		if p == nil {
-			return nil
-		}
-		want, err := of(r)
-		if err != nil {
+		p, _, err := concerned(r)
+		if p == nil || err != nil {
 			return err
-		}
-		if labels.Conflicts(want, p.Spec.NodeSelector) {
-			return refuse(r, "pod node label selector conflicts with its namespace node label selector")
 		}
 		text, listed := selectors[r.Namespace]
 		if !listed {
